@@ -126,7 +126,7 @@ fn look(
     found.extend(
         living.into_iter().filter(|(_, count)| *count != 1).map(|(name, n)| format!("{n} consumers {name}...")),
     );
-    let fixed = ["epoch", "lanes", "done", "failed", "ix", "counts", "hb", "idem-ends"].map(named);
+    let fixed = ["epoch", "lanes", "done", "failed", "ix", "counts", "hb", "idem-ends", "audit"].map(named);
     let is_known = |key: &String| key.contains(":idem:") || key.contains(":q:") || fixed.contains(key);
     found.extend(keys.iter().filter(|key| !is_known(key)).map(|key| format!("the key {key}")));
     Ok(found)

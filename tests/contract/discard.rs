@@ -51,7 +51,7 @@ async fn failed_events_of_an_earlier_version_are_counted_by_maintenance() {
 
     // What is replayed or discarded before it is counted makes no total negative.
     for id in ids.drain(..2) {
-        assert_eq!(broker.discard(id, "tested").await, Ok(FailedEventChange::Done));
+        assert_eq!(broker.discard(id, "tested", None).await, Ok(FailedEventChange::Done));
     }
     assert!(failed_bytes(&broker).await.is_empty());
     while broker.maintain().await.unwrap() {}
@@ -60,7 +60,7 @@ async fn failed_events_of_an_earlier_version_are_counted_by_maintenance() {
         assert!(before.0 == after.0 && before.1 > after.1 && before.1 - after.1 < 2_000, "{before:?} {after:?}");
     }
     for id in ids {
-        assert_eq!(broker.discard(id, "tested").await, Ok(FailedEventChange::Done));
+        assert_eq!(broker.discard(id, "tested", None).await, Ok(FailedEventChange::Done));
     }
     assert!(failed_bytes(&broker).await.is_empty());
 }
@@ -78,7 +78,7 @@ async fn failed_events_that_others_removed_count_no_more_after_maintenance() {
     let _: String = rig.admin(&["XADD", &RedisRig::key("failed"), "*", "foreign", "entry"]);
     while broker.maintain().await.unwrap() {}
     assert_eq!(failed_bytes(&broker).await, [of_b]);
-    assert_eq!(broker.discard(kept, "tested").await, Ok(FailedEventChange::Done));
+    assert_eq!(broker.discard(kept, "tested", None).await, Ok(FailedEventChange::Done));
     assert!(failed_bytes(&broker).await.is_empty());
 }
 
@@ -101,7 +101,7 @@ async fn with_full_memory_failed_events_are_discarded_and_their_lane_accepts_aga
     let () = rig.admin(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(settle_one(&*broker, &held, failed(FailureClass::Reject)).await, SettleOutcome::Done);
     for id in &ids[..3] {
-        assert_eq!(broker.discard(*id, "tested").await, Ok(FailedEventChange::Done));
+        assert_eq!(broker.discard(*id, "tested", None).await, Ok(FailedEventChange::Done));
     }
     while broker.maintain().await.unwrap() {}
     let () = rig.admin(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -141,12 +141,12 @@ async fn a_misplaced_key_of_discarded_events_stops_only_discarding() {
     let broker = rig.direct(options()).await;
     let id = fail_one(&broker, "a", 10).await;
     let () = rig.admin(&["SET", &RedisRig::key("discarded"), "foreign"]);
-    let refused = broker.discard(id, "tested").await.unwrap_err().to_string();
+    let refused = broker.discard(id, "tested", None).await.unwrap_err().to_string();
     assert!(refused.contains("discarded"), "{refused}");
     assert_eq!(state(&*broker, id).await, Some(EventState::Failed));
     eventually("it is told", || async { broker.health().trouble.filter(|trouble| trouble.contains("discarded")) })
         .await;
     let _: u64 = rig.admin(&["DEL", &RedisRig::key("discarded")]);
-    assert_eq!(broker.discard(id, "tested").await, Ok(FailedEventChange::Done));
+    assert_eq!(broker.discard(id, "tested", None).await, Ok(FailedEventChange::Done));
     assert!(broker.maintain().await.is_ok());
 }

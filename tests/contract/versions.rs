@@ -89,7 +89,7 @@ async fn records_are_written_as_the_earliest_living_host_reads_them() {
         (versions_in(&rig, "q:c").last() == Some(&BINARY)).then_some(())
     })
     .await;
-    broker.replay(failed_id, &lane("d")).await.unwrap();
+    broker.replay(failed_id, &lane("d"), None).await.unwrap();
     assert_eq!(versions_in(&rig, "q:d"), [BINARY], "a record changes its format when it is written again");
     assert_eq!(state(&*broker, failed_id).await, Some(EventState::Queued));
 }

@@ -248,7 +248,7 @@ async fn a_replay_whose_answer_was_lost_replays_once() {
     let delivery = deliver_one(&*broker, "a").await;
     settle_one(&*broker, &delivery, failed(FailureClass::Trap)).await;
     lose_answer(&rig, &broker, "take_failed");
-    let replayed = broker.replay(delivery.record.event.id, &lane("a")).await;
+    let replayed = broker.replay(delivery.record.event.id, &lane("a"), None).await;
     assert_eq!(replayed, Ok(eventstream::broker::FailedEventChange::Done));
     assert_eq!(rig.proxy.answers_lost(), 1);
     assert_eq!(claim(&*broker, "a", 9).await.len(), 1);
@@ -262,7 +262,7 @@ async fn a_discard_whose_answer_was_lost_discards_once() {
     let delivery = deliver_one(&*broker, "a").await;
     settle_one(&*broker, &delivery, failed(FailureClass::Trap)).await;
     lose_answer(&rig, &broker, "take_failed");
-    let discarded = broker.discard(delivery.record.event.id, "tested").await;
+    let discarded = broker.discard(delivery.record.event.id, "tested", None).await;
     assert_eq!(discarded, Ok(eventstream::broker::FailedEventChange::Done));
     assert_eq!(rig.proxy.answers_lost(), 1);
     assert_eq!(broker.stats().await.unwrap().counters.discarded, 1);

@@ -69,6 +69,7 @@ async fn work_on_a_small_disk() {
         discarded_ms: 0,
         idempotency_ms: 0,
         idempotency_max_bytes: u64::MAX,
+        ..BrokerOptions::default().retention
     };
     let broker = EmbeddedBroker::open(&dir, BrokerOptions { retention, ..options() }, &TaskGroup::new()).unwrap();
     let lanes = twelve_lanes();

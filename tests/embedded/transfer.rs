@@ -117,7 +117,7 @@ async fn a_snapshot_is_of_the_moment_at_which_it_began_and_needs_no_free_directo
         settle_one(&*broker, &delivery, eventstream::event::Settlement::Processed).await;
     }
     for id in &ids {
-        broker.replay(*id, &"b".parse().unwrap()).await.unwrap();
+        broker.replay(*id, &"b".parse().unwrap(), None).await.unwrap();
     }
     fill(&broker, 100).await;
     while let Some(part) = beside.next().await.unwrap() {

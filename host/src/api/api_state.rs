@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{ConsumerDirectory, EventLog, Lane, PauseBoard, PluginStateRemover};
+use crate::broker::{AuditStore, ConsumerDirectory, EventLog, Lane, PauseBoard, PluginStateRemover};
 use crate::event::{EventLimits, EventType};
 use crate::plugin_report::PluginReport;
 use crate::telemetry::UnwrittenLines;
@@ -23,6 +23,8 @@ pub struct ApiState {
     pub consumers: Arc<dyn ConsumerDirectory>,
     /// Deletes the state of removed plugins.
     pub plugin_state: Arc<dyn PluginStateRemover>,
+    /// Who changed what.
+    pub audit: Arc<dyn AuditStore>,
     /// The plugins.
     pub plugins: Arc<dyn PluginAdmin>,
     /// The keys that clients send.

@@ -58,6 +58,12 @@ impl Caller {
         }
     }
 
+    /// The id of their key. A key of the configuration has none, and a name of its own.
+    pub(super) fn key_id(&self) -> Option<String> {
+        let Self::Key(key) = self else { return None };
+        key.id.as_ref().map(ToString::to_string)
+    }
+
     /// Checks that the caller may publish events of these types.
     ///
     /// # Errors

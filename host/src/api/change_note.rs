@@ -5,10 +5,8 @@ use serde_json::{Map, Value};
 
 use super::keys::parse_duration;
 use super::problem::{Problem, ProblemKind};
+use super::query::MAX_REASON_CHARS;
 use crate::event::{EventFault, Timestamp};
-
-/// The longest reason of a change, in characters.
-const MAX_REASON_CHARS: usize = 1_000;
 
 /// What a person says about a change.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::{HeaderValue, LOCATION};
@@ -9,20 +10,20 @@ use axum::response::Response;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::broker::{EndKind, EndedPage, FailedEventChange, FoundEvent};
+use crate::broker::{AuditAction, EndKind, EndedPage, FailedEventChange, FoundEvent};
+use crate::clock;
 use crate::event::{EventFault, EventId, EventState};
 
 use super::api_state::ApiState;
+use super::author::ChangeAuthor;
+use super::change_note::parse_note;
 use super::event_view::EventView;
 use super::events::{find_event, parse_event_id, unknown_event};
 use super::problem::{Problem, ProblemKind};
-use super::query;
+use super::query::{self, MAX_REASON_CHARS};
 use super::request::PathParameter;
 use super::requester::Requester;
 use super::response::json;
-
-/// The longest reason of a discard, in characters.
-const MAX_REASON_CHARS: usize = 1_000;
 
 /// A page of failed events.
 #[derive(Serialize)]
@@ -73,19 +74,18 @@ pub(super) async fn show(
 /// Queues a failed event again, in the lane of the plugin that handles its type now.
 pub(super) async fn replay(
     State(api): State<Arc<ApiState>>,
+    Extension(author): Extension<ChangeAuthor>,
     PathParameter(id): PathParameter,
     RawQuery(query): RawQuery,
     body: Bytes,
 ) -> Result<Response, Problem> {
     query::refuse_parameters(query.as_deref())?;
-    if !matches!(body.trim_ascii(), b"" | b"{}") {
-        let detail = "a replay takes no body: the event is replayed as it was accepted; to change it, send a new event";
-        return Err(Problem::new(ProblemKind::BadRequest, detail));
-    }
+    let reason = parse_note(&body, &["reason"], clock::now())?.reason;
     let FoundEvent { record, .. } = find_event(&api, &id).await?;
     let lane = api.plugins.lane(&record.event.event_type);
     let event_id = parse_event_id(&id)?;
-    match api.event_log.replay(event_id, &lane).await? {
+    let audit = author.note(AuditAction::ReplayEvent, event_id).because(reason);
+    match api.event_log.replay(event_id, &lane, Some(&audit)).await? {
         FailedEventChange::Done => {
             let answer = EventChanged { message: "Event queued again", event_id };
             let mut response = json(StatusCode::ACCEPTED, &answer);
@@ -105,6 +105,7 @@ pub(super) async fn replay(
 /// Discards a failed event for good. `?reason=` says why; it stays in the record.
 pub(super) async fn discard(
     State(api): State<Arc<ApiState>>,
+    Extension(author): Extension<ChangeAuthor>,
     PathParameter(id): PathParameter,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
@@ -116,7 +117,8 @@ pub(super) async fn discard(
         return Err(Problem::new(ProblemKind::BadQuery, "a discard needs a reason").with_errors(faults));
     }
     let event_id = parse_event_id(&id)?;
-    match api.event_log.discard(event_id, reason).await? {
+    let audit = author.note(AuditAction::DiscardEvent, event_id).because(Some(reason.to_owned()));
+    match api.event_log.discard(event_id, reason, Some(&audit)).await? {
         FailedEventChange::Done => Ok(json(StatusCode::OK, &EventChanged { message: "Event discarded", event_id })),
         FailedEventChange::NotFailed(state) => Err(Problem::new(
             ProblemKind::NotFailed,

@@ -11,6 +11,7 @@ use tower::ServiceExt;
 
 use super::api_state::{ApiState, ServerOptions};
 use super::auth_failures::AuthFailure;
+use super::author::ChangeAuthor;
 use super::caller::{Caller, RateTurn};
 use super::memory_budget::MemoryBudget;
 use super::routes::{self, Route};
@@ -98,7 +99,7 @@ impl Gateway {
                 }
                 _ => match request::buffer_body(request, options, memory).await {
                     Ok(request) => match serving {
-                        Some(serving) => serving.answer(request, route, caller, turn.as_ref()).await,
+                        Some(serving) => serving.answer(request, route, caller, client, turn.as_ref()).await,
                         None => startup_router.clone().oneshot(request).await.into_response(),
                     },
                     Err(problem) => problem.into_response(),
@@ -123,6 +124,7 @@ impl ServingApi {
         mut request: Request,
         route: Option<&Route>,
         caller: Caller,
+        client: IpAddr,
         turn: Option<&RateTurn>,
     ) -> Response {
         if let Some(Err(problem)) = turn.map(RateTurn::check) {
@@ -131,6 +133,7 @@ impl ServingApi {
         if route.is_none() {
             return routes::refuse_unrouted(request.method(), request.uri());
         }
+        request.extensions_mut().insert(ChangeAuthor::new(caller.clone(), client));
         request.extensions_mut().insert(caller);
         request.extensions_mut().insert(turn.cloned());
         self.router.clone().oneshot(request).await.into_response()

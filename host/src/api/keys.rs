@@ -15,6 +15,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json as object};
 
 use super::api_state::ApiState;
+use super::author::ChangeAuthor;
 use super::caller::Caller;
 use super::key_view::{CallerView, KeyView, NewKeyView};
 use super::problem::{Problem, ProblemKind};
@@ -22,7 +23,7 @@ use super::query;
 use super::request::PathParameter;
 use super::response::json;
 use crate::api_key::{ApiKey, KeyId, KeyRights, KeyToken, MAX_KEY_TYPES, Scope, ScopeSet, is_key_name};
-use crate::broker::{self, KeySet, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS, StoredKey};
+use crate::broker::{self, AuditAction, AuditNote, KeySet, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS, StoredKey};
 use crate::clock;
 use crate::event::{EventFault, Timestamp};
 
@@ -53,6 +54,7 @@ pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQ
 /// Makes a key and shows its text, once.
 pub(super) async fn create(
     State(api): State<Arc<ApiState>>,
+    Extension(author): Extension<ChangeAuthor>,
     Extension(caller): Extension<Caller>,
     RawQuery(query): RawQuery,
     body: Bytes,
@@ -70,10 +72,11 @@ pub(super) async fn create(
     }
     let token = new_token(KeyId::from_random(random()?))?;
     let key = ApiKey::new(&token, name, rights, now, caller.maker());
+    let audit = note_key(&author, AuditAction::CreateKey, &key);
     let mut deletes = None;
     for _ in 0..MAX_TRIES {
         let write = KeyWrite { key: key.clone(), replaces: None, deletes: deletes.take() };
-        match api.keys.store.write_key(write).await.map_err(write_refusal)? {
+        match api.keys.store.write_key(write, Some(&audit)).await.map_err(write_refusal)? {
             KeyWriteOutcome::Done => {
                 refresh(&api).await;
                 let mut response = show_new(StatusCode::CREATED, &token, &key, now);
@@ -92,6 +95,7 @@ pub(super) async fn create(
 /// Gives a key a new secret and shows the whole text, once. The earlier secret stays valid for the overlap.
 pub(super) async fn rotate(
     State(api): State<Arc<ApiState>>,
+    Extension(author): Extension<ChangeAuthor>,
     Extension(caller): Extension<Caller>,
     PathParameter(id): PathParameter,
     RawQuery(query): RawQuery,
@@ -102,7 +106,8 @@ pub(super) async fn rotate(
     let overlap_ms = u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX);
     let token = new_token(parse_id(&api, &id)?)?;
     let now = clock::now();
-    let key = change(&api, &caller, &token.id(), |key| {
+    let by = (&caller, &author, AuditAction::RotateKey, None);
+    let key = change(&api, by, &token.id(), |key| {
         key.rotated(&token, overlap_ms, now)
             .map_err(|error| Problem::new(ProblemKind::KeyNotChanged, error.to_string()))
     })
@@ -113,13 +118,15 @@ pub(super) async fn rotate(
 /// Ends a key for good. It stays in the list.
 pub(super) async fn revoke(
     State(api): State<Arc<ApiState>>,
+    Extension(author): Extension<ChangeAuthor>,
     Extension(caller): Extension<Caller>,
     PathParameter(id): PathParameter,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    query::refuse_parameters(query.as_deref())?;
+    let (_, reason) = query::parse_removal(query.as_deref(), None)?;
     let (id, now) = (parse_id(&api, &id)?, clock::now());
-    let key = change(&api, &caller, &id, |key| Ok(key.revoked(now))).await?;
+    let by = (&caller, &author, AuditAction::RevokeKey, reason);
+    let key = change(&api, by, &id, |key| Ok(key.revoked(now))).await?;
     Ok(json(StatusCode::OK, &KeyView::of_stored(&key, api.keys.last_use_here(&id), now)))
 }
 
@@ -135,7 +142,7 @@ pub(super) async fn show_caller(
 /// Changes a key that allows no more than the caller may.
 async fn change(
     api: &ApiState,
-    caller: &Caller,
+    (caller, author, action, reason): (&Caller, &ChangeAuthor, AuditAction, Option<String>),
     id: &KeyId,
     change: impl Fn(ApiKey) -> Result<ApiKey, Problem>,
 ) -> Result<ApiKey, Problem> {
@@ -151,12 +158,19 @@ async fn change(
             return Ok(key);
         }
         let write = KeyWrite { key: changed.clone(), replaces: Some(revision), deletes: None };
-        if api.keys.store.write_key(write).await.map_err(write_refusal)? == KeyWriteOutcome::Done {
+        let audit = note_key(author, action, &changed).because(reason.clone());
+        if api.keys.store.write_key(write, Some(&audit)).await.map_err(write_refusal)? == KeyWriteOutcome::Done {
             refresh(api).await;
             return Ok(changed);
         }
     }
     Err(busy())
+}
+
+/// A note about a key, with its name and what it allows. Nothing in it is secret.
+fn note_key(author: &ChangeAuthor, action: AuditAction, key: &ApiKey) -> AuditNote {
+    let detail = Some(format!("{}: {}", key.name, key.rights.scopes));
+    AuditNote { detail, ..author.note(action, &key.id) }
 }
 
 async fn read_all(api: &ApiState) -> Result<KeySet, Problem> {

@@ -6,7 +6,9 @@
 
 mod access;
 mod api_state;
+mod audit;
 mod auth_failures;
+mod author;
 mod caller;
 mod change_note;
 mod event_changes;

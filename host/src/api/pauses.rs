@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde_json::{Value, json as object};
 
 use super::api_state::ApiState;
+use super::author::ChangeAuthor;
 use super::caller::Caller;
 use super::change_note::{ChangeNote, parse_note};
 use super::plugins;
@@ -19,12 +20,13 @@ use super::problem::{Problem, ProblemKind};
 use super::query;
 use super::request::PathParameter;
 use super::response::json;
-use crate::broker::{Lane, MAX_STORED_PAUSES, PauseNote, PauseOutcome, PluginPause};
+use crate::broker::{AuditAction, AuditNote, Lane, MAX_STORED_PAUSES, PauseNote, PauseOutcome, PluginPause};
 use crate::clock;
 
 /// Pauses a plugin: its events are accepted and wait, and what runs ends.
 pub(super) async fn pause(
     State(api): State<Arc<ApiState>>,
+    Extension(author): Extension<ChangeAuthor>,
     Extension(caller): Extension<Caller>,
     PathParameter(name): PathParameter,
     RawQuery(query): RawQuery,
@@ -34,8 +36,12 @@ pub(super) async fn pause(
     let lane = find_plugin(&api, &name)?;
     let now = clock::now();
     let ChangeNote { reason, until } = parse_note(&body, &["reason", "until"], now)?;
+    let audit = AuditNote {
+        detail: until.map(|until| format!("until {until}")),
+        ..author.note(AuditAction::PausePlugin, &lane).because(reason.clone())
+    };
     let pause = PluginPause { plugin: lane, note: PauseNote { since: now, by: caller.actor(), reason, until } };
-    match api.pauses.pause(pause.clone()).await? {
+    match api.pauses.pause(pause.clone(), &audit).await? {
         PauseOutcome::Done => {
             tracing::info!(plugin.id = name, "plugin paused by {}", pause.note.by);
             Ok(json(StatusCode::OK, &plugin_view(&api, &name, Some(&pause))))
@@ -50,6 +56,7 @@ pub(super) async fn pause(
 /// Ends the pause of a plugin. One that is not paused stays as it is.
 pub(super) async fn resume(
     State(api): State<Arc<ApiState>>,
+    Extension(author): Extension<ChangeAuthor>,
     Extension(caller): Extension<Caller>,
     PathParameter(name): PathParameter,
     RawQuery(query): RawQuery,
@@ -57,8 +64,9 @@ pub(super) async fn resume(
 ) -> Result<Response, Problem> {
     query::refuse_parameters(query.as_deref())?;
     let lane = find_plugin(&api, &name)?;
-    parse_note(&body, &["reason"], clock::now())?;
-    if api.pauses.resume(&lane).await? {
+    let reason = parse_note(&body, &["reason"], clock::now())?.reason;
+    let audit = author.note(AuditAction::ResumePlugin, &lane).because(reason);
+    if api.pauses.resume(&lane, &audit).await? {
         tracing::info!(plugin.id = name, "plugin resumed by {}", caller.actor());
     }
     Ok(json(StatusCode::OK, &plugin_view(&api, &name, None)))

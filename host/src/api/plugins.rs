@@ -4,18 +4,24 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Value, json as object};
 
 use super::api_state::{ApiState, PluginChangeError};
+use super::audit::note_change;
+use super::author::ChangeAuthor;
+use super::change_note::parse_note;
 use super::problem::{Problem, ProblemKind};
 use super::query;
 use super::request::PathParameter;
 use super::response::json;
-use crate::broker::{Lane, PeerCoverage, PluginPause};
+use crate::broker::{AuditAction, AuditNote, Lane, PeerCoverage, PluginPause};
+use crate::clock;
 use crate::event::TypePattern;
 use crate::plugin_report::PluginReport;
 
@@ -85,11 +91,16 @@ pub(super) async fn show(
 /// Brings back the version that served before, and shows the plugin after the change.
 pub(super) async fn rollback(
     State(api): State<Arc<ApiState>>,
+    Extension(author): Extension<ChangeAuthor>,
     PathParameter(name): PathParameter,
     RawQuery(query): RawQuery,
+    body: Bytes,
 ) -> Result<Response, Problem> {
     query::refuse_parameters(query.as_deref())?;
+    let reason = parse_note(&body, &["reason"], clock::now())?.reason;
     let plugin = api.plugins.rollback(&name).await.map_err(change_refusal(ProblemKind::NotRolledBack))?;
+    let note = author.note(AuditAction::RollBackPlugin, &name).because(reason);
+    note_change(&api, AuditNote { detail: plugin.digest.clone(), ..note }).await;
     Ok(json(StatusCode::OK, &view(&plugin, api.pauses.pause_of(&name).as_ref())))
 }
 
@@ -97,12 +108,17 @@ pub(super) async fn rollback(
 /// it meanwhile is not approved by mistake.
 pub(super) async fn approve(
     State(api): State<Arc<ApiState>>,
+    Extension(author): Extension<ChangeAuthor>,
     PathParameter(name): PathParameter,
     RawQuery(query): RawQuery,
+    body: Bytes,
 ) -> Result<Response, Problem> {
     let digest = query::parse_value(query.as_deref(), "digest")?;
+    let reason = parse_note(&body, &["reason"], clock::now())?.reason;
     let approved = api.plugins.approve(&name, digest.as_deref()).await;
     let plugin = approved.map_err(change_refusal(ProblemKind::NotApproved))?;
+    let note = author.note(AuditAction::ApprovePlugin, &name).because(reason);
+    note_change(&api, AuditNote { detail: digest, ..note }).await;
     Ok(json(StatusCode::OK, &view(&plugin, api.pauses.pause_of(&name).as_ref())))
 }
 
@@ -110,13 +126,15 @@ pub(super) async fn approve(
 /// earlier.
 pub(super) async fn remove(
     State(api): State<Arc<ApiState>>,
+    Extension(author): Extension<ChangeAuthor>,
     PathParameter(name): PathParameter,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let with_state = query::parse_flag(query.as_deref(), "state")?;
+    let (with_state, reason) = query::parse_removal(query.as_deref(), Some("state"))?;
+    let removed_state = author.note(AuditAction::RemoveState, &name).because(reason.clone());
     let mut document = match api.plugins.remove(&name).await {
         Err(PluginChangeError::Unknown(detail)) if with_state => {
-            let removed_keys = api.plugin_state.remove_plugin_state(&name).await?;
+            let removed_keys = api.plugin_state.remove_plugin_state(&name, Some(&removed_state)).await?;
             if removed_keys == 0 {
                 let detail = format!("{detail}; and no state is stored under that name");
                 return Err(Problem::new(ProblemKind::NotFound, detail));
@@ -125,8 +143,10 @@ pub(super) async fn remove(
         }
         removed => object!(removed.map_err(change_refusal(ProblemKind::NotRemoved))?),
     };
+    note_change(&api, author.note(AuditAction::RemovePlugin, &name).because(reason)).await;
     if with_state {
-        document["stateKeysRemoved"] = api.plugin_state.remove_plugin_state(&name).await?.into();
+        let removed_keys = api.plugin_state.remove_plugin_state(&name, Some(&removed_state)).await?;
+        document["stateKeysRemoved"] = removed_keys.into();
     }
     Ok(json(StatusCode::OK, &document))
 }

@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
-use crate::broker::{EndKind, EndedQuery};
+use crate::broker::{AuditQuery, EndKind, EndedQuery};
 use crate::event::{EventFault, FailureClass, Timestamp};
 
 use super::problem::{Problem, ProblemKind};
@@ -14,6 +14,10 @@ use super::problem::{Problem, ProblemKind};
 const DEFAULT_LIMIT: usize = 50;
 /// The most events of a page.
 const MAX_LIMIT: usize = 1_000;
+/// The longest reason of a change, in characters.
+pub(super) const MAX_REASON_CHARS: usize = 1_000;
+/// The longest text that entries of the audit are filtered by.
+const MAX_FILTER_BYTES: usize = 256;
 /// The longest cursor.
 const MAX_CURSOR_CHARS: usize = 256;
 
@@ -42,6 +46,55 @@ pub(super) fn parse_ended_query(query: Option<&str>, ending: EndKind) -> Result<
     }
     refuse_faults(faults)?;
     Ok(parsed)
+}
+
+/// Reads the query of the audit.
+///
+/// # Errors
+/// [`ProblemKind::BadQuery`] with every fault.
+pub(super) fn parse_audit_query(query: Option<&str>) -> Result<AuditQuery, Problem> {
+    const KNOWN: [&str; 7] = ["action", "by", "target", "since", "until", "limit", "cursor"];
+    let mut parsed = AuditQuery { limit: DEFAULT_LIMIT, ..AuditQuery::default() };
+    let mut faults = Vec::new();
+    for (name, value) in known_parameters(query, &KNOWN, &mut faults) {
+        let read = match name.as_str() {
+            "action" => parse_filter(value).map(|it| parsed.action = Some(it)),
+            "by" => parse_filter(value).map(|it| parsed.by = Some(it)),
+            "target" => parse_filter(value).map(|it| parsed.target = Some(it)),
+            "since" => parse_time(&value).map(|it| parsed.since = Some(it)),
+            "until" => parse_time(&value).map(|it| parsed.until = Some(it)),
+            "limit" => parse_limit(&value).map(|it| parsed.limit = it),
+            _ => parse_cursor(&value).map(|it| parsed.cursor = Some(it)),
+        };
+        faults.extend(read.err().map(|message| EventFault::new(name, message)));
+    }
+    refuse_faults(faults)?;
+    Ok(parsed)
+}
+
+/// Reads the query of a removal: perhaps a flag, as [`parse_flag`] does, and perhaps why.
+///
+/// # Errors
+/// [`ProblemKind::BadQuery`] for any other parameter or value.
+pub(super) fn parse_removal(query: Option<&str>, flag: Option<&str>) -> Result<(bool, Option<String>), Problem> {
+    let known: Vec<&str> = flag.into_iter().chain(["reason"]).collect();
+    let mut faults = Vec::new();
+    let (mut is_set, mut reason) = (false, None);
+    for (name, value) in known_parameters(query, &known, &mut faults) {
+        let value = value.trim();
+        if name == "reason" && !value.is_empty() && value.chars().count() <= MAX_REASON_CHARS {
+            reason = Some(value.to_owned());
+        } else if name == "reason" {
+            faults.push(EventFault::new(name, format!("a reason has 1 to {MAX_REASON_CHARS} characters")));
+        } else if value.is_empty() || value == "true" {
+            is_set = true;
+        } else {
+            let message = format!("{value:?} is not a value of this parameter; write ?{name}");
+            faults.push(EventFault::new(name, message));
+        }
+    }
+    refuse_faults(faults)?;
+    Ok((is_set, reason))
 }
 
 /// Reads a query that may have one flag, written `?name` or `?name=true`.
@@ -122,6 +175,13 @@ fn parse_class(value: &str) -> Result<FailureClass, String> {
     })
 }
 
+fn parse_filter(value: String) -> Result<String, String> {
+    match !value.is_empty() && value.len() <= MAX_FILTER_BYTES {
+        true => Ok(value),
+        false => Err(format!("must have 1 to {MAX_FILTER_BYTES} bytes")),
+    }
+}
+
 fn parse_limit(value: &str) -> Result<usize, String> {
     let number = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
     number.ok_or_else(|| format!("a limit is a whole number from 1 to {MAX_LIMIT}"))
@@ -175,6 +235,16 @@ mod tests {
         assert!(parse_ended_query(Some("plugin=a"), EndKind::Processed).is_err(), "processed events are in no lane");
         let refused = |query| refuse_parameters(query).is_err();
         assert!(refused(Some("x=1")) && !refused(None) && !refused(Some("")));
+        let removal = |query| parse_removal(Some(query), Some("state"));
+        assert_eq!(removal("state&reason=of%20no%20use").unwrap(), (true, Some("of no use".into())));
+        assert_eq!(removal("").unwrap(), (false, None));
+        assert!(removal("state=no").is_err() && removal("reason=").is_err() && removal("why=x").is_err());
+        let audit =
+            parse_audit_query(Some("action=key&by=key:ops&target=a&since=2026-11-23T15:04:05Z&limit=7")).unwrap();
+        assert_eq!((audit.action.as_deref(), audit.by.as_deref(), audit.limit), (Some("key"), Some("key:ops"), 7));
+        for wrong in ["action=", "since=today", "who=x", "limit=0"] {
+            assert!(parse_audit_query(Some(wrong)).is_err(), "{wrong}");
+        }
         let flag = |query| parse_flag(query, "verbose");
         assert!(flag(Some("verbose")).unwrap() && !flag(None).unwrap());
         assert!(flag(Some("verbose=no")).is_err() && flag(Some("verbos")).is_err());

@@ -13,7 +13,7 @@ use axum::routing::{MethodFilter, on};
 
 use super::api_state::ApiState;
 use super::problem::{Problem, ProblemKind};
-use super::{event_changes, events, failed_events, health, keys, metrics, pauses, plugins};
+use super::{audit, event_changes, events, failed_events, health, keys, metrics, pauses, plugins};
 use crate::api_key::Scope;
 
 /// What a route asks of a client.
@@ -75,6 +75,7 @@ routes! {
     POST "/keys" Needs(Keys) => keys::create;
     DELETE "/keys/{id}" Needs(Keys) => keys::revoke;
     POST "/keys/{id}/rotate" Needs(Keys) => keys::rotate;
+    GET "/audit" Needs(Operate) => audit::list;
     GET "/whoami" AnyCaller => keys::show_caller;
     GET "/livez" Open => health::live;
     GET "/readyz" Open => health::ready;

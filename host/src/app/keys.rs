@@ -11,7 +11,7 @@ use super::error::Error;
 use super::store::{close_broker, open_broker};
 use crate::api::KeyRing;
 use crate::api_key::{ApiKey, KeyId, KeyRights, KeyToken};
-use crate::broker::{self, Broker, KeyStore, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS};
+use crate::broker::{self, AuditAction, AuditNote, Broker, KeyStore, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS};
 use crate::clock;
 use crate::config::Config;
 use crate::shutdown::TaskGroup;
@@ -99,7 +99,9 @@ pub fn new_key_token() -> Result<KeyToken, Error> {
 async fn write_new_key(store: &(impl KeyStore + ?Sized), name: String, rights: KeyRights) -> Result<KeyToken, Error> {
     let token = new_key_token()?;
     let key = ApiKey::new(&token, name, rights, clock::now(), MAKER.into());
-    let written = store.write_key(KeyWrite { key, replaces: None, deletes: None }).await;
+    let detail = Some(format!("{}: {}", key.name, key.rights.scopes));
+    let audit = AuditNote { detail, ..AuditNote::new(AuditAction::CreateKey, MAKER, key.id.to_string()) };
+    let written = store.write_key(KeyWrite { key, replaces: None, deletes: None }, Some(&audit)).await;
     match written.map_err(|error| Error::Failed(anyhow!("the key was not made for certain: {error}")))? {
         KeyWriteOutcome::Done => Ok(token),
         KeyWriteOutcome::Changed => Err(Error::Failed(anyhow!("the key was not made: try again"))),

@@ -105,6 +105,7 @@ pub async fn run(
         event_log: broker.clone(),
         consumers: broker.clone(),
         plugin_state: broker.clone(),
+        audit: broker.clone(),
         plugins: Arc::new(RegistryControl {
             registry: plugins.clone(),
             consumers: broker.clone(),

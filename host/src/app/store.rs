@@ -13,7 +13,7 @@ use anyhow::Context;
 use super::error::Error;
 use crate::broker::embedded::{self, EmbeddedBroker};
 use crate::broker::redis::{self, RedisBroker};
-use crate::broker::{Broker, SnapshotReader};
+use crate::broker::{AuditAction, AuditNote, Broker, SnapshotReader};
 use crate::config::Config;
 use crate::shutdown::TaskGroup;
 use crate::transfer::{self, ExportNotice, TransferCounts};
@@ -87,6 +87,7 @@ pub async fn import(
     let tasks = TaskGroup::new();
     let broker = open_broker(config, &tasks).await?;
     let imported = transfer::import(&*broker, &*broker, input, moved, progress).await;
+    note_import(&*broker, moved, imported.is_ok()).await;
     if !close_broker(broker.as_ref()).await {
         tracing::debug!("the broker did not close in time; other hosts forget this consumer when its lease ends");
     }
@@ -94,6 +95,20 @@ pub async fn import(
     tasks.stop_token().cancel();
     tasks.ended().await;
     Ok(imported?)
+}
+
+/// Notes in the audit what an import changed. If that fails, a line of the log says it.
+async fn note_import(broker: &dyn Broker, moved: &TransferCounts, is_whole: bool) {
+    let count = moved.events + moved.failed + moved.keys + moved.state;
+    if count == 0 {
+        return;
+    }
+    let outcome = if is_whole { "done" } else { "interrupted" };
+    let note = AuditNote::new(AuditAction::ImportStore, "command-line", "store");
+    let note = AuditNote { count: Some(count), outcome: outcome.to_owned(), ..note };
+    if let Err(error) = broker.write_audit(&note).await {
+        tracing::error!("the import is not in the audit: {error}");
+    }
 }
 
 /// Copies an embedded store to a directory that has none. The store may be in use. `progress` gets the bytes copied so far

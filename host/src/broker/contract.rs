@@ -9,6 +9,7 @@
 
 pub mod accept;
 pub mod attempt_bytes;
+pub mod audit;
 pub mod coverage;
 pub mod discard;
 pub mod ends;
@@ -34,8 +35,8 @@ pub use crate::clock::now;
 use async_trait::async_trait;
 
 pub use super::{
-    Broker, ConsumerDirectory, EventLog, KeyStore, PauseStore, PluginStateReader, PluginStateRemover, StoreTransfer,
-    WorkQueue,
+    AuditStore, Broker, ConsumerDirectory, EventLog, KeyStore, PauseStore, PluginStateReader, PluginStateRemover,
+    StoreTransfer, WorkQueue,
 };
 
 use super::{
@@ -138,6 +139,11 @@ macro_rules! broker_contract {
             keys::the_number_of_keys_is_bounded,
             keys::the_last_use_of_a_key_is_kept,
             keys::keys_stay_behind_when_events_move,
+            audit::changes_of_events_are_noted_in_their_step,
+            audit::changes_of_plugins_and_keys_are_noted_in_their_step,
+            audit::the_audit_is_listed_page_by_page,
+            audit::the_audit_is_bounded,
+            audit::the_audit_stays_behind_when_events_move,
             coverage::a_consumer_recovers_in_its_own_lanes,
             coverage::a_suspect_that_is_handed_back_stays_one,
             state::state_is_visible_from_the_settle_on,

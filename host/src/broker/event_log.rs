@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{BrokerStats, Error, Lane, StoreHealth};
+use super::{AuditNote, BrokerStats, Error, Lane, StoreHealth};
 use crate::event::{DeliveryStart, EventId, EventRecord, EventState, EventType, FailureClass, Idempotency, Timestamp};
 
 /// Accepts events and answers questions about them.
@@ -35,18 +35,20 @@ pub trait EventLog: Send + Sync + 'static {
     async fn list_ended(&self, query: EndedQuery) -> Result<EndedPage, Error>;
 
     /// Puts a failed event back into a lane. Its record keeps the attempts made so far.
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<FailedEventChange, Error>;
+    ///
+    /// Like the changes below, it adds `audit` to the audit in the same step, if a person asked for it.
+    async fn replay(&self, id: EventId, lane: &Lane, audit: Option<&AuditNote>) -> Result<FailedEventChange, Error>;
 
     /// Discards a failed event for good. Its record keeps `reason` and the time, and the store deletes it after
     /// [`RetentionLimits::discarded_ms`](super::RetentionLimits::discarded_ms) or when its history becomes too large.
-    async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error>;
+    async fn discard(&self, id: EventId, reason: &str, audit: Option<&AuditNote>) -> Result<FailedEventChange, Error>;
 
     /// Makes an event that is scheduled, retrying or deferred due now. The next promotion moves it to its lane.
-    async fn run_now(&self, id: EventId) -> Result<WaitingEventChange, Error>;
+    async fn run_now(&self, id: EventId, audit: Option<&AuditNote>) -> Result<WaitingEventChange, Error>;
 
     /// Discards an event that is queued or due later, in one step with which no claim interferes. Its record keeps `reason`
     /// and its attempts.
-    async fn cancel(&self, id: EventId, reason: &str) -> Result<WaitingEventChange, Error>;
+    async fn cancel(&self, id: EventId, reason: &str, audit: Option<&AuditNote>) -> Result<WaitingEventChange, Error>;
 
     /// Totals that survive restarts, and how many events the store holds.
     async fn stats(&self) -> Result<BrokerStats, Error>;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::Error;
+use super::{AuditNote, Error};
 use crate::api_key::{ApiKey, KeyId};
 use crate::event::Timestamp;
 
@@ -23,11 +23,11 @@ pub trait KeyStore: Send + Sync + 'static {
         false
     }
 
-    /// Writes a key in one durable step, if nobody else changed it since it was read.
+    /// Writes a key and notes that in the audit, in one durable step, if nobody else changed it since it was read.
     ///
     /// # Errors
     /// Those of [`super::EventLog::append`]. If the outcome is unknown, read the keys again.
-    async fn write_key(&self, write: KeyWrite) -> Result<KeyWriteOutcome, Error>;
+    async fn write_key(&self, write: KeyWrite, audit: Option<&AuditNote>) -> Result<KeyWriteOutcome, Error>;
 
     /// Notes when keys were last used. A time only goes forward, and an unknown key is left out. It changes no version.
     async fn note_key_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), Error>;

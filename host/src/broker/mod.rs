@@ -1,7 +1,7 @@
 //! The durable log with leases: the traits that callers use, and the two stores that implement them.
 //!
 //! Callers take the part that they need: [`EventLog`], [`WorkQueue`], [`ConsumerDirectory`], [`PluginStateReader`],
-//! [`PluginStateRemover`], [`KeyStore`], [`PauseStore`] or [`StoreTransfer`]. [`Broker`] is all of them.
+//! [`PluginStateRemover`], [`KeyStore`], [`PauseStore`], [`AuditStore`] or [`StoreTransfer`]. [`Broker`] is all of them.
 //!
 //! The numbers G1 to G12 are those of the contract. The suite `contract` tests every store for them.
 //!
@@ -20,6 +20,7 @@
 //! Every method works on a batch. Dropping a future is safe: the call takes effect or does not, and a lease that nobody
 //! renews ends.
 
+mod audit;
 mod bad_entry;
 #[cfg(any(test, feature = "test-util"))]
 #[expect(clippy::expect_used, clippy::panic, reason = "a case fails by panicking; none of it is in the product")]
@@ -44,6 +45,7 @@ mod store;
 mod transfer;
 mod work_queue;
 
+pub use audit::{AuditAction, AuditEntry, AuditNote, AuditPage, AuditQuery, AuditStore};
 pub use coverage::{ConsumerCoverage, PeerCoverage};
 pub use error::Error;
 pub use event_log::{

@@ -42,7 +42,7 @@ pub struct TlsFiles {
     pub key: Option<PathBuf>,
 }
 
-/// How long a store keeps ended events and idempotency keys.
+/// How long a store keeps ended events, idempotency keys and the audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetentionLimits {
     /// The age at which a processed event is deleted, in milliseconds.
@@ -53,6 +53,10 @@ pub struct RetentionLimits {
     pub processed_max_bytes: u64,
     /// The age at which a discarded event is deleted, in milliseconds.
     pub discarded_ms: u64,
+    /// The age at which an entry of the audit is deleted, in milliseconds.
+    pub audit_ms: u64,
+    /// The most entries of the audit that are kept.
+    pub audit_max: u64,
     /// The window of an idempotency key, in milliseconds.
     pub idempotency_ms: u64,
     /// The most bytes that the idempotency keys of all lanes take; see [`super::Error::KeysFull`]. A store with little room
@@ -78,6 +82,8 @@ impl Default for BrokerOptions {
                 processed_max: 1_000_000,
                 processed_max_bytes: 4 << 30,
                 discarded_ms: 30 * DAY_MS,
+                audit_ms: 90 * DAY_MS,
+                audit_max: 100_000,
                 idempotency_ms: DAY_MS,
                 idempotency_max_bytes: 4 << 30,
             },

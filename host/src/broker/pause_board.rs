@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Lane, PauseOutcome, PauseStore, PluginPause};
+use super::{AuditNote, Error, Lane, PauseOutcome, PauseStore, PluginPause};
 
 /// How often the store is asked. A pause holds on every host this long after its answer.
 const READ_EVERY: Duration = Duration::from_millis(500);
@@ -50,8 +50,8 @@ impl PauseBoard {
     ///
     /// # Errors
     /// See [`PauseStore::write_pause`].
-    pub async fn pause(&self, pause: PluginPause) -> Result<PauseOutcome, Error> {
-        let outcome = self.store.write_pause(pause).await?;
+    pub async fn pause(&self, pause: PluginPause, audit: &AuditNote) -> Result<PauseOutcome, Error> {
+        let outcome = self.store.write_pause(pause, Some(audit)).await?;
         self.refresh_soon().await;
         Ok(outcome)
     }
@@ -60,8 +60,8 @@ impl PauseBoard {
     ///
     /// # Errors
     /// See [`PauseStore::end_pause`].
-    pub async fn resume(&self, plugin: &Lane) -> Result<bool, Error> {
-        let ended = self.store.end_pause(plugin).await?;
+    pub async fn resume(&self, plugin: &Lane, audit: &AuditNote) -> Result<bool, Error> {
+        let ended = self.store.end_pause(plugin, Some(audit)).await?;
         self.refresh_soon().await;
         Ok(ended)
     }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Lane};
+use super::{AuditNote, Error, Lane};
 use crate::event::Timestamp;
 
 /// The most pauses that a store holds (G12).
@@ -18,17 +18,17 @@ pub trait PauseStore: Send + Sync + 'static {
     /// The store cannot be read; the caller goes on with what it knows.
     async fn read_pauses(&self) -> Result<Vec<PluginPause>, Error>;
 
-    /// Pauses a plugin in one durable step. A pause that it had is replaced.
+    /// Pauses a plugin and notes that in the audit, in one durable step. A pause that it had is replaced.
     ///
     /// # Errors
     /// Those of [`super::EventLog::append`]. The call may be repeated.
-    async fn write_pause(&self, pause: PluginPause) -> Result<PauseOutcome, Error>;
+    async fn write_pause(&self, pause: PluginPause, audit: Option<&AuditNote>) -> Result<PauseOutcome, Error>;
 
-    /// Ends the pause of a plugin in one durable step. `false` if it had none.
+    /// Ends the pause of a plugin and notes that, in one durable step. `false` if it had none; then nothing is noted.
     ///
     /// # Errors
     /// Those of [`Self::write_pause`].
-    async fn end_pause(&self, plugin: &Lane) -> Result<bool, Error>;
+    async fn end_pause(&self, plugin: &Lane, audit: Option<&AuditNote>) -> Result<bool, Error>;
 }
 
 /// A plugin that gets no events until a person resumes it, or until a time.

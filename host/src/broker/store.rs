@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{ConsumerCoverage, Error, EventLog, KeyStore, PauseStore, PeerCoverage, StoreTransfer, WorkQueue};
+use super::{
+    AuditNote, AuditStore, ConsumerCoverage, Error, EventLog, KeyStore, PauseStore, PeerCoverage, StoreTransfer,
+    WorkQueue,
+};
 use crate::event::StoredValue;
 
 /// A store with all its parts. The app opens it and hands each caller the part that it needs.
@@ -17,6 +20,7 @@ pub trait Broker:
     + PluginStateRemover
     + KeyStore
     + PauseStore
+    + AuditStore
     + StoreTransfer
 {
     /// Ends this consumer. The store forgets it if it holds no delivery. Call nothing else afterwards.
@@ -69,6 +73,6 @@ pub trait PluginStateReader: Send + Sync + 'static {
 #[async_trait]
 pub trait PluginStateRemover: Send + Sync + 'static {
     /// Removes all state of a plugin, loaded or not, and returns the number of keys. Values that settles write
-    /// meanwhile may stay.
-    async fn remove_plugin_state(&self, plugin: &str) -> Result<u64, Error>;
+    /// meanwhile may stay. The first step that removes keys adds `audit` to the audit.
+    async fn remove_plugin_state(&self, plugin: &str, audit: Option<&AuditNote>) -> Result<u64, Error>;
 }

@@ -167,6 +167,8 @@ fn retention_plugin_and_log_keys() -> Vec<SettingKey> {
         }),
         SettingKey::new("retention.failed", |_, value| value.one_of(&["kept"]).map(drop)),
         SettingKey::duration_ms("retention.discarded", |draft| &mut draft.broker.retention.discarded_ms),
+        SettingKey::duration_ms("retention.audit", |draft| &mut draft.broker.retention.audit_ms),
+        SettingKey::number("retention.audit_max", 1..=1_000_000, |draft| &mut draft.broker.retention.audit_max),
         SettingKey::duration_ms("retention.idempotency", |draft| &mut draft.broker.retention.idempotency_ms),
         SettingKey::number("retention.idempotency_max_bytes", 1..=1 << 50, |draft| {
             &mut draft.broker.retention.idempotency_max_bytes

@@ -51,7 +51,7 @@ async fn replay_handled(shared: &WorkerState) -> Result<usize, Error> {
             let event_type = &record.event.event_type;
             let lane = shared.handler.lane(event_type);
             if shared.coverage.is_handled(event_type)
-                && shared.event_log.replay(record.event.id, &lane).await? == FailedEventChange::Done
+                && shared.event_log.replay(record.event.id, &lane, None).await? == FailedEventChange::Done
             {
                 replayed += 1;
             }

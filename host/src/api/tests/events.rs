@@ -160,7 +160,7 @@ async fn a_failed_event_is_shown_with_its_reason_and_replayed_once() {
     assert_eq!((&shown["attemptCount"], &shown["failedAt"]), (&json!(1), &json!("1970-01-01T00:00:00.001Z")));
 
     let replay = format!("/failed-events/{id}/replay");
-    post(&api, &replay, &[JSON], "{\"payload\":1}").await.is_problem(400, "bad-request");
+    post(&api, &replay, &[JSON], "{\"payload\":1}").await.is_problem(422, "invalid-change");
     let answer = post(&api, &replay, &[JSON], " {}").await;
     assert_eq!((answer.status, &answer.json()["eventId"]), (202, &json!(id)));
     assert_eq!(get(&api, &format!("/events/{id}")).await.json()["replays"], 1);

@@ -10,9 +10,10 @@ use tokio::sync::Semaphore;
 use super::fake_keys::FakeKeyStore;
 use crate::api::{ApiState, KeyRing, MemoryBudget, PluginAdmin, PluginChangeError, RemovedPlugin, ServerOptions};
 use crate::broker::{
-    AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, Durability, EndKind, EndedPage, EndedQuery, Error,
-    EventLog, FailedEventChange, FoundEvent, Lane, MAX_STORED_PAUSES, PauseBoard, PauseOutcome, PauseStore,
-    PluginPause, PluginStateRemover, StoreHealth, WaitingEventChange,
+    AcceptedEvent, AppendRequest, AuditEntry, AuditNote, AuditPage, AuditQuery, AuditStore, BrokerStats,
+    ConsumerDirectory, Durability, EndKind, EndedPage, EndedQuery, Error, EventLog, FailedEventChange, FoundEvent,
+    Lane, MAX_STORED_PAUSES, PauseBoard, PauseOutcome, PauseStore, PluginPause, PluginStateRemover, StoreHealth,
+    WaitingEventChange,
 };
 use crate::event::{DeliveryStart, EventId, EventState, EventType, Timestamp};
 use crate::plugin_report::{PluginReport, PluginStatus};
@@ -39,6 +40,7 @@ pub(in crate::api) struct FakeBrokerState {
     pub(super) trouble: Option<String>,
     pub(super) stats: BrokerStats,
     pub(super) pauses: BTreeMap<Lane, PluginPause>,
+    pub(super) audit: Vec<AuditNote>,
     /// Calls that reached the broker.
     pub(super) calls: usize,
 }
@@ -144,7 +146,7 @@ impl EventLog for FakeBroker {
         Ok(EndedPage { records: all.into_iter().skip(skip).take(query.limit).collect(), next_cursor })
     }
 
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<FailedEventChange, Error> {
+    async fn replay(&self, id: EventId, lane: &Lane, audit: Option<&AuditNote>) -> Result<FailedEventChange, Error> {
         let mut inner = self.enter()?;
         let Some(found) = inner.events.get_mut(&id) else { return Ok(FailedEventChange::Unknown) };
         if found.state != EventState::Failed {
@@ -152,10 +154,11 @@ impl EventLog for FakeBroker {
         }
         *found = FoundEvent { record: found.record.clone().replayed(), state: EventState::Queued, due: None };
         inner.lanes.insert(id, lane.clone());
+        inner.audit.extend(audit.cloned());
         Ok(FailedEventChange::Done)
     }
 
-    async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error> {
+    async fn discard(&self, id: EventId, reason: &str, audit: Option<&AuditNote>) -> Result<FailedEventChange, Error> {
         let mut inner = self.enter()?;
         let Some(found) = inner.events.get_mut(&id) else { return Ok(FailedEventChange::Unknown) };
         if found.state != EventState::Failed {
@@ -163,20 +166,22 @@ impl EventLog for FakeBroker {
         }
         let record = found.record.clone().discarded(Timestamp::from_unix_ms(1), reason);
         *found = FoundEvent { record, state: EventState::Discarded, due: None };
+        inner.audit.extend(audit.cloned());
         Ok(FailedEventChange::Done)
     }
 
-    async fn run_now(&self, id: EventId) -> Result<WaitingEventChange, Error> {
+    async fn run_now(&self, id: EventId, audit: Option<&AuditNote>) -> Result<WaitingEventChange, Error> {
         let mut inner = self.enter()?;
         let Some(found) = inner.events.get_mut(&id) else { return Ok(WaitingEventChange::Unknown) };
         if found.due.take().is_none() {
             return Ok(WaitingEventChange::NotWaiting(found.state));
         }
         found.state = EventState::Queued;
+        inner.audit.extend(audit.cloned());
         Ok(WaitingEventChange::Done)
     }
 
-    async fn cancel(&self, id: EventId, reason: &str) -> Result<WaitingEventChange, Error> {
+    async fn cancel(&self, id: EventId, reason: &str, audit: Option<&AuditNote>) -> Result<WaitingEventChange, Error> {
         let mut inner = self.enter()?;
         let Some(found) = inner.events.get_mut(&id) else { return Ok(WaitingEventChange::Unknown) };
         if !found.state.is_waiting() {
@@ -184,6 +189,7 @@ impl EventLog for FakeBroker {
         }
         let record = found.record.clone().cancelled(Timestamp::from_unix_ms(1), reason);
         *found = FoundEvent { record, state: EventState::Discarded, due: None };
+        inner.audit.extend(audit.cloned());
         Ok(WaitingEventChange::Done)
     }
 
@@ -205,8 +211,12 @@ impl ConsumerDirectory for FakeBroker {
 
 #[async_trait]
 impl PluginStateRemover for FakeBroker {
-    async fn remove_plugin_state(&self, plugin: &str) -> Result<u64, Error> {
-        Ok(if plugin == "none" { 0 } else { 3 })
+    async fn remove_plugin_state(&self, plugin: &str, audit: Option<&AuditNote>) -> Result<u64, Error> {
+        if plugin == "none" {
+            return Ok(0);
+        }
+        self.enter()?.audit.extend(audit.cloned());
+        Ok(3)
     }
 }
 
@@ -216,17 +226,40 @@ impl PauseStore for FakeBroker {
         Ok(self.enter()?.pauses.values().cloned().collect())
     }
 
-    async fn write_pause(&self, pause: PluginPause) -> Result<PauseOutcome, Error> {
+    async fn write_pause(&self, pause: PluginPause, audit: Option<&AuditNote>) -> Result<PauseOutcome, Error> {
         let mut inner = self.enter()?;
         if inner.pauses.len() >= MAX_STORED_PAUSES {
             return Ok(PauseOutcome::Full);
         }
         inner.pauses.insert(pause.plugin.clone(), pause);
+        inner.audit.extend(audit.cloned());
         Ok(PauseOutcome::Done)
     }
 
-    async fn end_pause(&self, plugin: &Lane) -> Result<bool, Error> {
-        Ok(self.enter()?.pauses.remove(plugin).is_some())
+    async fn end_pause(&self, plugin: &Lane, audit: Option<&AuditNote>) -> Result<bool, Error> {
+        let mut inner = self.enter()?;
+        let ended = inner.pauses.remove(plugin).is_some();
+        inner.audit.extend(audit.filter(|_| ended).cloned());
+        Ok(ended)
+    }
+}
+
+#[async_trait]
+impl AuditStore for FakeBroker {
+    /// Entries are a millisecond apart. The cursor is a number of entries.
+    async fn list_audit(&self, query: AuditQuery) -> Result<AuditPage, Error> {
+        let inner = self.enter()?;
+        let skip: usize = query.cursor.as_ref().map_or(Ok(0), |cursor| cursor.parse()).map_err(|_| Error::BadCursor)?;
+        let entry = |(ms, note): (i64, &AuditNote)| AuditEntry { at: Timestamp::from_unix_ms(ms), note: note.clone() };
+        let all: Vec<AuditEntry> = (1..).zip(&inner.audit).map(entry).filter(|entry| query.matches(entry)).collect();
+        let next = skip + query.limit;
+        let next_cursor = (next < all.len()).then(|| next.to_string());
+        Ok(AuditPage { entries: all.into_iter().rev().skip(skip).take(query.limit).collect(), next_cursor })
+    }
+
+    async fn write_audit(&self, note: &AuditNote) -> Result<(), Error> {
+        self.enter()?.audit.push(note.clone());
+        Ok(())
     }
 }
 
@@ -327,6 +360,7 @@ pub(super) fn fake_api(options: ServerOptions) -> (ApiState, Arc<FakeBroker>) {
         event_log: broker.clone(),
         consumers: broker.clone(),
         plugin_state: broker.clone(),
+        audit: broker.clone(),
         plugins: Arc::new(FakePluginAdmin::default()),
         memory: MemoryBudget::new(options.max_buffered_bytes),
         options,

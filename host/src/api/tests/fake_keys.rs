@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::fake::FakeBroker;
 use crate::api::{ApiState, KeyRing};
 use crate::api_key::{ApiKey, ConfiguredKey, KeyId, KeyRights, KeyToken};
-use crate::broker::{Error, KeySet, KeyStore, KeyWrite, KeyWriteOutcome, StoredKey};
+use crate::broker::{AuditNote, Error, KeySet, KeyStore, KeyWrite, KeyWriteOutcome, StoredKey};
 use crate::event::Timestamp;
 
 /// Keys with their revisions. The version is the number of writes.
@@ -25,6 +25,7 @@ pub(super) struct FakeKeyState {
     pub(super) writes: u64,
     /// The most keys.
     pub(super) room: Option<usize>,
+    pub(super) audit: Vec<AuditNote>,
     /// What the next calls answer.
     pub(super) failure: Option<Error>,
 }
@@ -48,7 +49,7 @@ impl KeyStore for FakeKeyStore {
         Ok(Some(KeySet { version, keys: state.keys.iter().map(stored).collect(), unreadable: Vec::new() }))
     }
 
-    async fn write_key(&self, write: KeyWrite) -> Result<KeyWriteOutcome, Error> {
+    async fn write_key(&self, write: KeyWrite, audit: Option<&AuditNote>) -> Result<KeyWriteOutcome, Error> {
         let mut state = self.state.lock();
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
@@ -67,6 +68,7 @@ impl KeyStore for FakeKeyStore {
         state.writes += 1;
         let revision = state.writes;
         state.keys.insert(id, (write.key, revision));
+        state.audit.extend(audit.cloned());
         Ok(KeyWriteOutcome::Done)
     }
 
@@ -102,7 +104,7 @@ pub(super) async fn with_keys(
     let store = Arc::new(FakeKeyStore::default());
     for key in stored {
         let write = KeyWrite { key, replaces: None, deletes: None };
-        assert_eq!(store.write_key(write).await, Ok(KeyWriteOutcome::Done));
+        assert_eq!(store.write_key(write, None).await, Ok(KeyWriteOutcome::Done));
     }
     let keys = Arc::new(KeyRing::new(store.clone(), fake.clone(), configured, false));
     keys.refresh().await.unwrap();

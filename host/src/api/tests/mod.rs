@@ -1,5 +1,6 @@
 //! Tests of the API through its router, and of the server on sockets.
 
+mod audit;
 pub(super) mod client;
 mod crowded;
 mod event_changes;

@@ -93,7 +93,7 @@ pub async fn attempts_count_for_their_lane_until_their_events_end(rig: &dyn Brok
     settle_with_output(&*broker, &recovered, retry(0)).await;
     let more = bytes(&*broker).await.0;
     assert_output(more - left, 1);
-    assert_eq!(broker.replay(again[1].receipt.event_id, &lane("a")).await, Ok(FailedEventChange::Done));
+    assert_eq!(broker.replay(again[1].receipt.event_id, &lane("a"), None).await, Ok(FailedEventChange::Done));
     let (replayed, failed_bytes) = bytes(&*broker).await;
     assert_output(replayed - more, 2);
     assert_eq!(failed_bytes, 0);

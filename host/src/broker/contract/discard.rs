@@ -15,7 +15,7 @@ async fn fail_one(broker: &dyn Broker, name: &str, size_bytes: usize) -> EventId
 }
 
 async fn discard(broker: &dyn Broker, id: EventId) -> FailedEventChange {
-    broker.discard(id, REASON).await.expect("answered")
+    broker.discard(id, REASON, None).await.expect("answered")
 }
 
 fn bytes_of(by_lane: &BTreeMap<String, u64>, name: &str) -> u64 {
@@ -34,7 +34,7 @@ pub async fn a_discarded_event_has_ended_for_good(rig: &dyn BrokerRig) {
 
     assert_eq!(discard(&*broker, id).await, FailedEventChange::Done);
     assert_eq!(discard(&*broker, id).await, FailedEventChange::NotFailed(EventState::Discarded));
-    let replayed = broker.replay(id, &lane("a")).await.expect("answered");
+    let replayed = broker.replay(id, &lane("a"), None).await.expect("answered");
     assert_eq!(replayed, FailedEventChange::NotFailed(EventState::Discarded));
     rig.kill(broker).await;
 
@@ -81,9 +81,9 @@ pub async fn a_discard_and_a_replay_at_once_have_one_winner(rig: &dyn BrokerRig)
         let target = lane("b");
         // Both orders of sending, since the first usually wins.
         let (discard, replay) = if round % 2 == 0 {
-            tokio::join!(broker.discard(id, REASON), broker.replay(id, &target))
+            tokio::join!(broker.discard(id, REASON, None), broker.replay(id, &target, None))
         } else {
-            let (replay, discard) = tokio::join!(broker.replay(id, &target), broker.discard(id, REASON));
+            let (replay, discard) = tokio::join!(broker.replay(id, &target, None), broker.discard(id, REASON, None));
             (discard, replay)
         };
         match (discard.expect("answered"), replay.expect("answered")) {
@@ -170,7 +170,7 @@ pub async fn of_two_calls_at_one_moment_one_takes_a_failed_event(rig: &dyn Broke
     let broker = rig.open(options()).await;
     for _ in 0..5 {
         let id = fail_one(&*broker, "a", 10).await;
-        let both = tokio::join!(broker.discard(id, "first"), broker.discard(id, "second"));
+        let both = tokio::join!(broker.discard(id, "first", None), broker.discard(id, "second", None));
         let (Ok(first), Ok(second)) = both else { panic!("{both:?}") };
         let is_done = [first, second].map(|outcome| outcome == FailedEventChange::Done);
         assert!(is_done[0] != is_done[1], "{first:?} {second:?}");
@@ -181,7 +181,7 @@ pub async fn of_two_calls_at_one_moment_one_takes_a_failed_event(rig: &dyn Broke
     for _ in 0..5 {
         let id = fail_one(&*broker, "a", 10).await;
         let target = lane("b");
-        let both = tokio::join!(broker.replay(id, &target), broker.discard(id, "not needed"));
+        let both = tokio::join!(broker.replay(id, &target, None), broker.discard(id, "not needed", None));
         match both {
             (Ok(FailedEventChange::Done), Ok(FailedEventChange::NotFailed(EventState::Queued))) => replayed += 1,
             (Ok(FailedEventChange::NotFailed(EventState::Discarded)), Ok(FailedEventChange::Done)) => {}

@@ -43,7 +43,7 @@ pub async fn a_failed_event_is_kept_and_can_be_replayed(rig: &dyn BrokerRig) {
     let end = kept[0].end.clone().expect("it ended");
     assert_eq!(end.failure, Some((FailureClass::Trap, "as the case wants it".into())));
 
-    assert_eq!(broker.replay(id, &lane("b")).await, Ok(FailedEventChange::Done));
+    assert_eq!(broker.replay(id, &lane("b"), None).await, Ok(FailedEventChange::Done));
     assert_eq!(state(&*broker, id).await, Some(EventState::Queued));
     assert!(all_ended(&*broker, EndKind::Failed).await.is_empty(), "an event is in one place at a time");
     let again = claim(&*broker, "b", 9).await.pop().expect("it is back at work");
@@ -58,17 +58,17 @@ pub async fn a_failed_event_is_kept_and_can_be_replayed(rig: &dyn BrokerRig) {
 /// A replay of an event that has not failed changes nothing.
 pub async fn only_failed_events_are_replayed(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
-    assert_eq!(broker.replay(EventId::new(), &lane("a")).await, Ok(FailedEventChange::Unknown));
+    assert_eq!(broker.replay(EventId::new(), &lane("a"), None).await, Ok(FailedEventChange::Unknown));
     let delivery = deliver_one(&*broker, "a").await;
     let id = delivery.record.event.id;
-    assert_eq!(broker.replay(id, &lane("a")).await, Ok(FailedEventChange::NotFailed(EventState::Running)));
+    assert_eq!(broker.replay(id, &lane("a"), None).await, Ok(FailedEventChange::NotFailed(EventState::Running)));
     assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
-    assert_eq!(broker.replay(id, &lane("a")).await, Ok(FailedEventChange::NotFailed(EventState::Processed)));
+    assert_eq!(broker.replay(id, &lane("a"), None).await, Ok(FailedEventChange::NotFailed(EventState::Processed)));
     let failing = deliver_one(&*broker, "a").await;
     assert_eq!(settle_one(&*broker, &failing, failed(FailureClass::Reject)).await, SettleOutcome::Done);
     let id = failing.record.event.id;
-    assert_eq!(broker.replay(id, &lane("a")).await, Ok(FailedEventChange::Done));
-    assert_eq!(broker.replay(id, &lane("a")).await, Ok(FailedEventChange::NotFailed(EventState::Queued)));
+    assert_eq!(broker.replay(id, &lane("a"), None).await, Ok(FailedEventChange::Done));
+    assert_eq!(broker.replay(id, &lane("a"), None).await, Ok(FailedEventChange::NotFailed(EventState::Queued)));
     assert_eq!(claim(&*broker, "a", 9).await.len(), 1);
 }
 

@@ -66,11 +66,11 @@ pub async fn a_lane_full_of_failed_events_refuses_its_own_until_some_are_discard
     let broker = rig.open(limited()).await;
     assert_eq!(bytes(&*broker).await, (0, failed_bytes), "a restart changes nothing");
     for id in &ids[..2] {
-        assert_eq!(broker.discard(*id, "of no use").await, Ok(FailedEventChange::Done));
+        assert_eq!(broker.discard(*id, "of no use", None).await, Ok(FailedEventChange::Done));
     }
     let left = bytes(&*broker).await.1;
     assert!((40_000..48_000).contains(&left), "{left}");
-    assert_eq!(broker.discard(ids[0], "again").await, Ok(FailedEventChange::NotFailed(EventState::Discarded)));
+    assert_eq!(broker.discard(ids[0], "again", None).await, Ok(FailedEventChange::NotFailed(EventState::Discarded)));
     assert_eq!(bytes(&*broker).await.1, left, "once");
     broker.append(large(1)).await.expect("there is room again");
 }
@@ -80,7 +80,7 @@ pub async fn a_replay_moves_the_bytes_of_a_failed_event(rig: &dyn BrokerRig) {
     let broker = rig.open(limited()).await;
     let ids = fail(&*broker, 3).await;
     let (_, before) = bytes(&*broker).await;
-    assert_eq!(broker.replay(ids[0], &lane("a")).await, Ok(FailedEventChange::Done));
+    assert_eq!(broker.replay(ids[0], &lane("a"), None).await, Ok(FailedEventChange::Done));
     let (waiting, left) = bytes(&*broker).await;
     assert!((10_000..12_000).contains(&waiting), "{waiting}");
     assert!((10_000..12_000).contains(&(before - left)), "{before} to {left}");
@@ -89,9 +89,9 @@ pub async fn a_replay_moves_the_bytes_of_a_failed_event(rig: &dyn BrokerRig) {
     assert_eq!(waiting, 0);
     assert!((before..before + 1_000).contains(&again), "it has one more attempt: {before} to {again}");
 
-    assert_eq!(broker.replay(ids[0], &lane("a")).await, Ok(FailedEventChange::Done));
-    assert_eq!(broker.replay(ids[1], &lane("b")).await, Ok(FailedEventChange::Done));
-    assert_eq!(broker.discard(ids[2], "").await, Ok(FailedEventChange::Done));
+    assert_eq!(broker.replay(ids[0], &lane("a"), None).await, Ok(FailedEventChange::Done));
+    assert_eq!(broker.replay(ids[1], &lane("b"), None).await, Ok(FailedEventChange::Done));
+    assert_eq!(broker.discard(ids[2], "", None).await, Ok(FailedEventChange::Done));
     for name in ["a", "b"] {
         for delivery in claim(&*broker, name, 9).await {
             assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
@@ -126,7 +126,7 @@ pub async fn failed_events_are_listed_and_moved_with_their_lane(rig: &dyn Broker
     listed.sort();
     assert_eq!(listed, ids);
     for id in ids {
-        assert_eq!(other.discard(id, "").await, Ok(FailedEventChange::Done));
+        assert_eq!(other.discard(id, "", None).await, Ok(FailedEventChange::Done));
     }
     assert_eq!(bytes(&*other).await, (0, 0));
     assert_eq!(of_lane(&*other, "a").await, []);

@@ -15,7 +15,7 @@ async fn read(broker: &dyn Broker) -> KeySet {
 }
 
 async fn write(broker: &dyn Broker, key: ApiKey, replaces: Option<u64>) -> KeyWriteOutcome {
-    broker.write_key(KeyWrite { key, replaces, deletes: None }).await.expect("the write is answered")
+    broker.write_key(KeyWrite { key, replaces, deletes: None }, None).await.expect("the write is answered")
 }
 
 fn keys_of(set: &KeySet) -> Vec<&ApiKey> {
@@ -71,10 +71,10 @@ pub async fn of_two_changes_of_a_key_one_wins(rig: &dyn BrokerRig) {
     assert!(found.keys.len() == 1 && found.keys[0].key.revoked_at.is_some(), "{found:?}");
     // A key that is deleted for another one must be as it was read, too.
     let stale = KeyWrite { key: new_key(2), replaces: None, deletes: Some((key.id.clone(), seen)) };
-    assert_eq!(broker.write_key(stale.clone()).await, Ok(KeyWriteOutcome::Changed));
+    assert_eq!(broker.write_key(stale.clone(), None).await, Ok(KeyWriteOutcome::Changed));
     assert_eq!(read(&*broker).await, found);
     let fresh = KeyWrite { deletes: Some((key.id, found.keys[0].revision)), ..stale };
-    assert_eq!(broker.write_key(fresh).await, Ok(KeyWriteOutcome::Done));
+    assert_eq!(broker.write_key(fresh, None).await, Ok(KeyWriteOutcome::Done));
     assert_eq!(keys_of(&read(&*broker).await), [&new_key(2)]);
 }
 
@@ -90,7 +90,7 @@ pub async fn the_number_of_keys_is_bounded(rig: &dyn BrokerRig) {
     assert_eq!(write(&*broker, key.clone().revoked(now()), Some(revision)).await, KeyWriteOutcome::Done);
     let revision = read(&*broker).await.keys[17].revision;
     let write = KeyWrite { key: new_key(most), replaces: None, deletes: Some((key.id.clone(), revision)) };
-    assert_eq!(broker.write_key(write).await, Ok(KeyWriteOutcome::Done));
+    assert_eq!(broker.write_key(write, None).await, Ok(KeyWriteOutcome::Done));
     let found = read(&*broker).await;
     assert_eq!(found.keys.len(), MAX_STORED_KEYS);
     assert!(!keys_of(&found).iter().any(|found| found.id == key.id));

@@ -51,7 +51,7 @@ pub async fn what_has_not_ended_counts_for_its_lane_wherever_it_stands(rig: &dyn
 
     let broker = rig.open(BrokerOptions { max_waiting: 15, ..short_lease() }).await;
     is_full(&*broker, 2).await;
-    let again = broker.replay(held[1].receipt.event_id, &lane("a")).await.expect("answered");
+    let again = broker.replay(held[1].receipt.event_id, &lane("a"), None).await.expect("answered");
     assert_eq!(again, crate::broker::FailedEventChange::Done);
     is_full(&*broker, 3).await;
     let moved = claim(&*broker, "a", 1).await.pop().expect("two wait");
@@ -222,7 +222,7 @@ pub async fn bytes_that_wait_are_counted_and_limited_by_lane(rig: &dyn BrokerRig
     assert_eq!(bytes(&*broker).await, left);
     broker.append(large(1)).await.expect("there is room again");
     let left = bytes(&*broker).await;
-    let replayed = broker.replay(held[1].receipt.event_id, &lane("a")).await.expect("answered");
+    let replayed = broker.replay(held[1].receipt.event_id, &lane("a"), None).await.expect("answered");
     assert_eq!(replayed, crate::broker::FailedEventChange::Done);
     let more = bytes(&*broker).await - left;
     assert!((10_000..12_000).contains(&more), "{more}");

@@ -177,14 +177,14 @@ impl EventLives {
 
     async fn discard(&mut self, broker: &dyn Broker) {
         if let Some(id) = self.one_failed() {
-            assert_eq!(broker.discard(id, "tested").await, Ok(crate::broker::FailedEventChange::Done));
+            assert_eq!(broker.discard(id, "tested", None).await, Ok(crate::broker::FailedEventChange::Done));
             self.fates.insert(id, ExpectedFate::Discarded);
         }
     }
 
     async fn replay(&mut self, broker: &dyn Broker) {
         if let Some(id) = self.one_failed() {
-            assert_eq!(broker.replay(id, &lane("b")).await, Ok(crate::broker::FailedEventChange::Done));
+            assert_eq!(broker.replay(id, &lane("b"), None).await, Ok(crate::broker::FailedEventChange::Done));
             self.fates.insert(id, ExpectedFate::Alive);
             self.ends -= 1;
         }
@@ -227,7 +227,7 @@ impl EventLives {
         let failed_bytes: u64 = stats.depth.failed_bytes_by_lane.values().sum();
         assert_eq!(failed_bytes == 0, failed.is_empty(), "seed {seed}: {failed_bytes}");
         for id in failed {
-            assert_eq!(broker.discard(id, "tested").await, Ok(crate::broker::FailedEventChange::Done));
+            assert_eq!(broker.discard(id, "tested", None).await, Ok(crate::broker::FailedEventChange::Done));
         }
         let left = broker.stats().await.expect("totals").depth.failed_bytes_by_lane;
         assert_eq!(left.values().sum::<u64>(), 0, "seed {seed}: what was counted is given back: {left:?}");

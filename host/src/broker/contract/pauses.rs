@@ -18,17 +18,17 @@ pub async fn pauses_survive_a_crash(rig: &dyn BrokerRig) {
     assert_eq!(read(&*broker).await, []);
     let (one, two) = (pause("b", None), pause("a", Some(now().plus_ms(3_600_000))));
     for pause in [&one, &two] {
-        assert_eq!(broker.write_pause(pause.clone()).await, Ok(PauseOutcome::Done));
+        assert_eq!(broker.write_pause(pause.clone(), None).await, Ok(PauseOutcome::Done));
     }
     assert_eq!(read(&*broker).await, [two.clone(), one.clone()]);
     rig.kill(broker).await;
     let broker = rig.open(options()).await;
     assert_eq!(read(&*broker).await, [two.clone(), one.clone()]);
     let later = PluginPause { note: PauseNote { by: "local".into(), reason: None, ..one.note }, ..one };
-    assert_eq!(broker.write_pause(later.clone()).await, Ok(PauseOutcome::Done));
+    assert_eq!(broker.write_pause(later.clone(), None).await, Ok(PauseOutcome::Done));
     assert_eq!(read(&*broker).await, [two.clone(), later]);
-    assert_eq!(broker.end_pause(&lane("b")).await, Ok(true));
-    assert_eq!(broker.end_pause(&lane("b")).await, Ok(false));
+    assert_eq!(broker.end_pause(&lane("b"), None).await, Ok(true));
+    assert_eq!(broker.end_pause(&lane("b"), None).await, Ok(false));
     rig.kill(broker).await;
     let broker = rig.open(options()).await;
     assert_eq!(read(&*broker).await, [two]);
@@ -38,11 +38,11 @@ pub async fn pauses_survive_a_crash(rig: &dyn BrokerRig) {
 pub async fn a_pause_ends_by_itself(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let (short, long) = (pause("a", Some(now().plus_ms(300))), pause("b", None));
-    broker.write_pause(short).await.expect("it is paused");
-    broker.write_pause(long.clone()).await.expect("it is paused");
+    broker.write_pause(short, None).await.expect("it is paused");
+    broker.write_pause(long.clone(), None).await.expect("it is paused");
     eventually("the pause is over", || async { (read(&*broker).await == [long.clone()]).then_some(()) }).await;
-    assert_eq!(broker.end_pause(&lane("a")).await, Ok(false));
-    assert_eq!(broker.write_pause(pause("a", Some(Timestamp::from_unix_ms(1)))).await, Ok(PauseOutcome::Done));
+    assert_eq!(broker.end_pause(&lane("a"), None).await, Ok(false));
+    assert_eq!(broker.write_pause(pause("a", Some(Timestamp::from_unix_ms(1))), None).await, Ok(PauseOutcome::Done));
     assert_eq!(read(&*broker).await, [long]);
 }
 
@@ -51,12 +51,12 @@ pub async fn the_number_of_pauses_is_bounded(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let over = pause("over", Some(Timestamp::from_unix_ms(1)));
     let many = (1..MAX_STORED_PAUSES).map(|n| pause(&format!("p{n}"), None)).chain([over]);
-    let written = futures_util::future::join_all(many.map(|pause| broker.write_pause(pause))).await;
+    let written = futures_util::future::join_all(many.map(|pause| broker.write_pause(pause, None))).await;
     assert!(written.iter().all(|outcome| *outcome == Ok(PauseOutcome::Done)), "{written:?}");
-    assert_eq!(broker.write_pause(pause("q", None)).await, Ok(PauseOutcome::Done));
-    assert_eq!(broker.write_pause(pause("r", None)).await, Ok(PauseOutcome::Full));
-    assert_eq!(broker.write_pause(pause("p1", None)).await, Ok(PauseOutcome::Done));
+    assert_eq!(broker.write_pause(pause("q", None), None).await, Ok(PauseOutcome::Done));
+    assert_eq!(broker.write_pause(pause("r", None), None).await, Ok(PauseOutcome::Full));
+    assert_eq!(broker.write_pause(pause("p1", None), None).await, Ok(PauseOutcome::Done));
     assert_eq!(read(&*broker).await.len(), MAX_STORED_PAUSES);
-    assert_eq!(broker.end_pause(&lane("p1")).await, Ok(true));
-    assert_eq!(broker.write_pause(pause("r", None)).await, Ok(PauseOutcome::Done));
+    assert_eq!(broker.end_pause(&lane("p1"), None).await, Ok(true));
+    assert_eq!(broker.write_pause(pause("r", None), None).await, Ok(PauseOutcome::Done));
 }

@@ -260,8 +260,8 @@ pub async fn the_state_of_a_plugin_can_be_removed(rig: &dyn BrokerRig) {
     let other = StateChanges { plugin: "other".into(), ..step(&[], &[("k", set("stays"))]) };
     assert_eq!(commit(&*broker, other).await, SettleOutcome::Done);
     let seen = stored(&*broker, "7").await;
-    assert_eq!(broker.remove_plugin_state("nobody").await, Ok(0));
-    assert_eq!(broker.remove_plugin_state(PLUGIN).await, Ok(700));
+    assert_eq!(broker.remove_plugin_state("nobody", None).await, Ok(0));
+    assert_eq!(broker.remove_plugin_state(PLUGIN, None).await, Ok(700));
     let gone = stored(&*broker, "7").await;
     assert_eq!((gone.value, gone.version, gone.keys, gone.size_bytes), (None, 0, 0, 0));
     assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 1);

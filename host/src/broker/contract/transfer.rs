@@ -237,7 +237,7 @@ pub async fn what_is_restored_goes_on_where_it_stood(rig: &dyn BrokerRig) {
     assert_eq!(delivery.record.event.id, filled.delayed);
     assert!(now() >= filled.delayed_until, "it came before its time");
     assert_eq!(state(&*other, filled.retrying).await, Some(EventState::Retrying));
-    assert_eq!(other.replay(filled.failed, &lane("a")).await, Ok(FailedEventChange::Done));
+    assert_eq!(other.replay(filled.failed, &lane("a"), None).await, Ok(FailedEventChange::Done));
     assert_eq!(claim(&*other, "a", 9).await[0].record.replays, 1);
 }
 

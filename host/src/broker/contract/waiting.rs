@@ -7,11 +7,11 @@ const HOUR_MS: u64 = 3_600_000;
 const REASON: &str = "cancelled by key:ops: sent by mistake";
 
 async fn cancel(broker: &dyn Broker, id: EventId) -> WaitingEventChange {
-    broker.cancel(id, REASON).await.expect("answered")
+    broker.cancel(id, REASON, None).await.expect("answered")
 }
 
 async fn run_now(broker: &dyn Broker, id: EventId) -> WaitingEventChange {
-    broker.run_now(id).await.expect("answered")
+    broker.run_now(id, None).await.expect("answered")
 }
 
 async fn schedule_one(broker: &dyn Broker, name: &str) -> EventId {

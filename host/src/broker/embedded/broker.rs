@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::broker::bad_entry::BadEntry;
 use crate::broker::list_limiter::ListLimiter;
 use crate::broker::{
-    AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, ConsumerDirectory, Delivery, EndedPage,
+    AcceptedEvent, AppendRequest, AuditNote, Broker, BrokerStats, ClaimRequest, ConsumerDirectory, Delivery, EndedPage,
     EndedQuery, Error, EventLog, FailedEventChange, FoundEvent, Lane, LaneLimits, LeaseRenewal, PluginStateReader,
     PluginStateRemover, PromoteOutcome, Receipt, RestoreOutcome, SettleOutcome, SettleRequest, SnapshotItem,
     SnapshotReader, StoreHealth, StoreTransfer, WaitingEventChange, WorkQueue,
@@ -22,6 +22,7 @@ use crate::clock;
 use crate::event::{EventId, EventRecord, EventState, FailureClass, Settlement, StoredValue};
 
 use super::append::{self, PreparedEvent};
+use super::audit;
 use super::claim::{self, ClaimedRow};
 use super::columns::StoryColumns;
 use super::history;
@@ -99,6 +100,7 @@ impl EmbeddedBroker {
         &self,
         id: EventId,
         target: FailedTarget,
+        audit: Option<&AuditNote>,
         change: impl Fn(EventRecord) -> EventRecord + Send + Sync,
     ) -> Result<FailedEventChange, Error> {
         loop {
@@ -112,7 +114,8 @@ impl EmbeddedBroker {
             let story = StoryColumns::encode(&change(found.record));
             let kind = JobKind::writes(CommitMode::Synced, story.as_ref().map_or(0, StoryColumns::size_bytes));
             let kind = if target == FailedTarget::Discarded { kind.relieving() } else { kind };
-            let failed = FailedMove { id, place: stored.place, story, target: target.clone() };
+            let audit = audit.map(AuditNote::encode).transpose()?;
+            let failed = FailedMove { id, place: stored.place, story, target: target.clone(), audit };
             // If another call moved the event since it was read, look again.
             if self.writer.run(kind, move |step| settle::move_failed(step, &failed)).await? {
                 return Ok(FailedEventChange::Done);
@@ -214,20 +217,20 @@ impl EventLog for EmbeddedBroker {
         Ok(EndedPage { records, next_cursor: page.next_cursor.map(|place| place.to_string()) })
     }
 
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<FailedEventChange, Error> {
-        self.move_failed(id, FailedTarget::Lane(lane.clone()), EventRecord::replayed).await
+    async fn replay(&self, id: EventId, lane: &Lane, audit: Option<&AuditNote>) -> Result<FailedEventChange, Error> {
+        self.move_failed(id, FailedTarget::Lane(lane.clone()), audit, EventRecord::replayed).await
     }
 
-    async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error> {
-        self.move_failed(id, FailedTarget::Discarded, |record| record.discarded(clock::now(), reason)).await
+    async fn discard(&self, id: EventId, reason: &str, audit: Option<&AuditNote>) -> Result<FailedEventChange, Error> {
+        self.move_failed(id, FailedTarget::Discarded, audit, |record| record.discarded(clock::now(), reason)).await
     }
 
-    async fn run_now(&self, id: EventId) -> Result<WaitingEventChange, Error> {
-        self.make_due(id).await
+    async fn run_now(&self, id: EventId, audit: Option<&AuditNote>) -> Result<WaitingEventChange, Error> {
+        self.make_due(id, audit).await
     }
 
-    async fn cancel(&self, id: EventId, reason: &str) -> Result<WaitingEventChange, Error> {
-        self.cancel_waiting(id, reason).await
+    async fn cancel(&self, id: EventId, reason: &str, audit: Option<&AuditNote>) -> Result<WaitingEventChange, Error> {
+        self.cancel_waiting(id, reason, audit).await
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {
@@ -290,9 +293,13 @@ impl WorkQueue for EmbeddedBroker {
             self.fail_replaced_store().await;
         }
         let mut more = false;
-        for piece in
-            [retention::trim_history, retention::expire_idempotency_keys, plugin_state::expire, retention::return_pages]
-        {
+        for piece in [
+            retention::trim_history,
+            retention::expire_idempotency_keys,
+            plugin_state::expire,
+            audit::trim,
+            retention::return_pages,
+        ] {
             let mut left = MAX_PIECES;
             while left > 0 && self.writer.run(JobKind::from(CommitMode::Written).relieving(), piece).await? {
                 left -= 1;
@@ -342,12 +349,14 @@ impl PluginStateReader for EmbeddedBroker {
 
 #[async_trait]
 impl PluginStateRemover for EmbeddedBroker {
-    async fn remove_plugin_state(&self, plugin: &str) -> Result<u64, Error> {
+    async fn remove_plugin_state(&self, plugin: &str, audit: Option<&AuditNote>) -> Result<u64, Error> {
         let mut removed = 0;
         loop {
+            // The first step notes the removal, since a crash may come before the last one.
+            let audit = audit.filter(|_| removed == 0).map(AuditNote::encode).transpose()?;
             let plugin = plugin.to_owned();
             let kind = JobKind::from(CommitMode::Synced).relieving();
-            match self.writer.run(kind, move |step| plugin_state::remove(step, &plugin)).await? {
+            match self.writer.run(kind, move |step| plugin_state::remove(step, &plugin, audit.as_deref())).await? {
                 0 => return Ok(removed),
                 some => removed += some,
             }

@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::EmbeddedBroker;
 use super::step::{CommitMode, WriteContext};
+use super::{EmbeddedBroker, audit};
 use crate::api_key::KeyId;
 use crate::broker::keys::collect_keys;
-use crate::broker::{Error, KeySet, KeyStore, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS};
+use crate::broker::{AuditNote, Error, KeySet, KeyStore, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS};
 use crate::event::Timestamp;
 
 /// A key to write, in the form of its row.
@@ -16,6 +16,7 @@ struct KeyRow {
     record: String,
     replaces: i64,
     deletes: Option<(String, i64)>,
+    audit: Option<String>,
 }
 
 #[async_trait]
@@ -25,12 +26,13 @@ impl KeyStore for EmbeddedBroker {
         self.readers.read(move |db| read(db, known.as_deref())).await
     }
 
-    async fn write_key(&self, write: KeyWrite) -> Result<KeyWriteOutcome, Error> {
+    async fn write_key(&self, write: KeyWrite, audit: Option<&AuditNote>) -> Result<KeyWriteOutcome, Error> {
         let row = KeyRow {
             id: write.key.id.to_string(),
             record: serde_json::to_string(&write.key).map_err(|error| Error::Misconfigured(error.to_string()))?,
             replaces: signed(write.replaces.unwrap_or(0)),
             deletes: write.deletes.map(|(id, revision)| (id.to_string(), signed(revision))),
+            audit: audit.map(AuditNote::encode).transpose()?,
         };
         self.writer.run(CommitMode::Synced, move |step| self::write(step, &row).map(Ok)).await
     }
@@ -95,6 +97,7 @@ fn write(step: &mut WriteContext<'_>, row: &KeyRow) -> rusqlite::Result<KeyWrite
     if let Some((id, _)) = &row.deletes {
         step.db.prepare_cached("DELETE FROM api_key WHERE id = ?1")?.execute([id])?;
     }
+    audit::write(step, row.audit.as_deref())?;
     Ok(KeyWriteOutcome::Done)
 }
 

@@ -6,6 +6,8 @@
 //! earlier.
 
 mod append;
+mod audit;
+mod audit_store;
 mod broker;
 mod bulk_insert;
 mod claim;

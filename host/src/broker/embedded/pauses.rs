@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
 
-use super::EmbeddedBroker;
 use super::step::{CommitMode, JobKind, WriteContext};
+use super::{EmbeddedBroker, audit};
 use crate::broker::pauses::collect_pauses;
-use crate::broker::{Error, Lane, MAX_STORED_PAUSES, PauseOutcome, PauseStore, PluginPause};
+use crate::broker::{AuditNote, Error, Lane, MAX_STORED_PAUSES, PauseOutcome, PauseStore, PluginPause};
 use crate::clock;
 
 #[async_trait]
@@ -15,15 +15,30 @@ impl PauseStore for EmbeddedBroker {
         self.readers.read(move |db| read(db, clock::now().unix_ms())).await
     }
 
-    async fn write_pause(&self, pause: PluginPause) -> Result<PauseOutcome, Error> {
+    async fn write_pause(&self, pause: PluginPause, audit: Option<&AuditNote>) -> Result<PauseOutcome, Error> {
         let note = serde_json::to_string(&pause.note).map_err(|error| Error::Misconfigured(error.to_string()))?;
+        let audit = audit.map(AuditNote::encode).transpose()?;
         let until_ms = pause.note.until.map(|until| until.unix_ms());
-        self.writer.run(kind(), move |step| write(step, &pause.plugin, until_ms, &note).map(Ok)).await
+        let work = move |step: &mut WriteContext<'_>| {
+            let outcome = write(step, &pause.plugin, until_ms, &note)?;
+            if outcome == PauseOutcome::Done {
+                audit::write(step, audit.as_deref())?;
+            }
+            Ok(Ok(outcome))
+        };
+        self.writer.run(kind(), work).await
     }
 
-    async fn end_pause(&self, plugin: &Lane) -> Result<bool, Error> {
-        let plugin = plugin.clone();
-        self.writer.run(kind(), move |step| end(step, &plugin).map(Ok)).await
+    async fn end_pause(&self, plugin: &Lane, audit: Option<&AuditNote>) -> Result<bool, Error> {
+        let (plugin, audit) = (plugin.clone(), audit.map(AuditNote::encode).transpose()?);
+        let work = move |step: &mut WriteContext<'_>| {
+            let ended = end(step, &plugin)?;
+            if ended {
+                audit::write(step, audit.as_deref())?;
+            }
+            Ok(Ok(ended))
+        };
+        self.writer.run(kind(), work).await
     }
 }
 

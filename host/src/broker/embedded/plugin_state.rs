@@ -10,6 +10,7 @@ use crate::broker::lane_bytes::shrinking_share;
 use crate::broker::{Error, ExportedState};
 use crate::event::{StateChanges, StateWrite, StoredValue, Timestamp, add_to_counter, stored_size_bytes};
 
+use super::audit;
 use super::columns::{UnreadableRow, state_checksum};
 use super::step::{MoreWork, WriteContext};
 
@@ -218,7 +219,11 @@ fn key_bytes(key: &str, value_bytes: i64) -> i64 {
 }
 
 /// Deletes some keys of a plugin. Returns their number, 0 when none was left.
-pub(super) fn remove(step: &mut WriteContext<'_>, plugin: &str) -> rusqlite::Result<Result<u64, Error>> {
+pub(super) fn remove(
+    step: &mut WriteContext<'_>,
+    plugin: &str,
+    audit: Option<&str>,
+) -> rusqlite::Result<Result<u64, Error>> {
     let Some(space) = space_of(step.db, plugin)? else { return Ok(Ok(0)) };
     let keys: Vec<String> = step
         .db
@@ -230,6 +235,9 @@ pub(super) fn remove(step: &mut WriteContext<'_>, plugin: &str) -> rusqlite::Res
     }
     if keys.is_empty() {
         step.db.execute("UPDATE state_space SET keys = 0, bytes = 0 WHERE number = ?1", [space])?;
+    }
+    if !keys.is_empty() {
+        audit::write(step, audit)?;
     }
     Ok(Ok(keys.len() as u64))
 }

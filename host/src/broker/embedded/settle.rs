@@ -10,6 +10,7 @@ use crate::clock;
 use crate::event::{EventId, EventRecord, Settlement, StateChanges};
 
 use super::append::{PreparedEvent, due_ms, ensure_lane, publish};
+use super::audit;
 use super::columns::{BodyColumns, DataColumn, StoryColumns};
 use super::leases::{LeaseChange, LeaseToken};
 use super::row_size::{row_bytes, signed};
@@ -241,6 +242,8 @@ pub(super) struct FailedMove {
     /// Its story from then on.
     pub(super) story: Option<StoryColumns>,
     pub(super) target: FailedTarget,
+    /// The note for the audit, if a person asked for the move.
+    pub(super) audit: Option<String>,
 }
 
 /// What becomes of a failed event.
@@ -298,5 +301,6 @@ pub(super) fn move_failed(step: &mut WriteContext<'_>, failed: &FailedMove) -> r
             story.map(|story| &story.text),
             DataColumn(story.and_then(|story| story.result.as_ref())),
         ])?;
+    audit::write(step, failed.audit.as_deref())?;
     Ok(Ok(true))
 }

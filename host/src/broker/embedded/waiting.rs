@@ -3,12 +3,13 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::EmbeddedBroker;
+use super::audit;
 use super::columns::{DataColumn, StoryColumns};
 use super::event_state;
 use super::history;
 use super::row_size::{row_bytes, signed};
 use super::step::{CommitMode, JobKind, WriteContext};
-use crate::broker::{Error, WaitingEventChange};
+use crate::broker::{AuditNote, Error, WaitingEventChange};
 use crate::clock;
 use crate::event::{EventId, EventState};
 
@@ -19,13 +20,16 @@ struct CancelledEvent {
     place: i64,
     /// Its story from then on.
     story: Option<StoryColumns>,
+    audit: Option<String>,
 }
 
 impl EmbeddedBroker {
     /// Makes an event that is due later due now. The next promotion moves it to its lane.
-    pub(super) async fn make_due(&self, id: EventId) -> Result<WaitingEventChange, Error> {
+    pub(super) async fn make_due(&self, id: EventId, audit: Option<&AuditNote>) -> Result<WaitingEventChange, Error> {
+        let audit = audit.map(AuditNote::encode).transpose()?;
         loop {
-            if self.writer.run(CommitMode::Synced, move |step| make_due(step, id).map(Ok)).await? {
+            let audit = audit.clone();
+            if self.writer.run(CommitMode::Synced, move |step| make_due(step, id, audit.as_deref()).map(Ok)).await? {
                 return Ok(WaitingEventChange::Done);
             }
             match self.find_state(id).await? {
@@ -44,7 +48,13 @@ impl EmbeddedBroker {
     }
 
     /// Ends an event that nobody handles.
-    pub(super) async fn cancel_waiting(&self, id: EventId, reason: &str) -> Result<WaitingEventChange, Error> {
+    pub(super) async fn cancel_waiting(
+        &self,
+        id: EventId,
+        reason: &str,
+        audit: Option<&AuditNote>,
+    ) -> Result<WaitingEventChange, Error> {
+        let audit = audit.map(AuditNote::encode).transpose()?;
         loop {
             let Some(stored) = self.readers.read(move |db| history::find_event(db, id)).await? else {
                 return Ok(WaitingEventChange::Unknown);
@@ -56,7 +66,7 @@ impl EmbeddedBroker {
             let story = StoryColumns::encode(&found.record.cancelled(clock::now(), reason));
             let size_bytes = story.as_ref().map_or(0, StoryColumns::size_bytes);
             let kind = JobKind::writes(CommitMode::Synced, size_bytes).relieving();
-            let cancelled = CancelledEvent { id, place: stored.place, story };
+            let cancelled = CancelledEvent { id, place: stored.place, story, audit: audit.clone() };
             // If it moved since it was read, look again.
             if self.writer.run(kind, move |step| cancel(step, &cancelled).map(Ok)).await? {
                 return Ok(WaitingEventChange::Done);
@@ -65,11 +75,14 @@ impl EmbeddedBroker {
     }
 }
 
-fn make_due(step: &WriteContext<'_>, id: EventId) -> rusqlite::Result<bool> {
+fn make_due(step: &WriteContext<'_>, id: EventId, audit: Option<&str>) -> rusqlite::Result<bool> {
     let made = step
         .db
         .prepare_cached("UPDATE event SET place = min(place, ?2) WHERE id = ?1 AND state = 2")?
         .execute((id.as_bytes(), step.now_ms))?;
+    if made == 1 {
+        audit::write(step, audit)?;
+    }
     Ok(made == 1)
 }
 
@@ -113,5 +126,6 @@ fn cancel(step: &mut WriteContext<'_>, cancelled: &CancelledEvent) -> rusqlite::
             story.map(|story| &story.text),
             DataColumn(story.and_then(|story| story.result.as_ref())),
         ])?;
+    audit::write(step, cancelled.audit.as_deref())?;
     Ok(true)
 }

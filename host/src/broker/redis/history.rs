@@ -23,7 +23,7 @@ use super::lanes::LaneDirectory;
 use super::scripts::ScriptCall;
 use crate::broker::list_limiter::ListLimiter;
 use crate::broker::{
-    BrokerStats, EndKind, EndedPage, EndedQuery, Error, EventCounters, FailedEventChange, FoundEvent, Lane,
+    AuditNote, BrokerStats, EndKind, EndedPage, EndedQuery, Error, EventCounters, FailedEventChange, FoundEvent, Lane,
     MAX_PAGE_BYTES, QueueDepth,
 };
 use crate::clock;
@@ -97,14 +97,24 @@ impl EventHistory {
     }
 
     /// Moves a failed event back to a lane.
-    pub(super) async fn replay(&self, id: EventId, lane: &Lane) -> Result<FailedEventChange, Error> {
+    pub(super) async fn replay(
+        &self,
+        id: EventId,
+        lane: &Lane,
+        audit: Option<&AuditNote>,
+    ) -> Result<FailedEventChange, Error> {
         self.lanes.make(self.lanes.find_missing([lane])).await?;
-        self.take_failed(id, Some(lane), EventRecord::replayed).await
+        self.take_failed(id, Some(lane), audit, EventRecord::replayed).await
     }
 
     /// Ends a failed event for good.
-    pub(super) async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error> {
-        self.take_failed(id, None, |record| record.discarded(clock::now(), reason)).await
+    pub(super) async fn discard(
+        &self,
+        id: EventId,
+        reason: &str,
+        audit: Option<&AuditNote>,
+    ) -> Result<FailedEventChange, Error> {
+        self.take_failed(id, None, audit, |record| record.discarded(clock::now(), reason)).await
     }
 
     /// Moves a failed event to a lane, or to the discarded events if there is no lane.
@@ -112,6 +122,7 @@ impl EventHistory {
         &self,
         id: EventId,
         lane: Option<&Lane>,
+        audit: Option<&AuditNote>,
         change: impl FnOnce(EventRecord) -> EventRecord,
     ) -> Result<FailedEventChange, Error> {
         let not_failed = |located: LocatedEvent| FailedEventChange::NotFailed(located.found.state);
@@ -129,6 +140,7 @@ impl EventHistory {
             .text(&format!("{:016x}", fastrand::u64(..)));
         call.push_key(lane.map_or_else(|| client.keys.discarded(), |lane| client.keys.lane(lane)));
         call.push_bytes(blob);
+        call.push_audit(&client.keys, audit.map(AuditNote::encode).transpose()?.as_deref());
         if reply::text(client.link.call_until_known(&call).await?)? == "D" {
             return Ok(FailedEventChange::Done);
         }

@@ -11,7 +11,7 @@ use super::RedisBroker;
 use super::connection::reply;
 use crate::api_key::{ApiKey, KeyId};
 use crate::broker::keys::collect_keys;
-use crate::broker::{Error, KeySet, KeyStore, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS};
+use crate::broker::{AuditNote, Error, KeySet, KeyStore, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS};
 use crate::event::Timestamp;
 
 /// The field with the version. No id is as short.
@@ -52,9 +52,10 @@ impl KeyStore for RedisBroker {
         self.client.had_keys()
     }
 
-    async fn write_key(&self, write: KeyWrite) -> Result<KeyWriteOutcome, Error> {
+    async fn write_key(&self, write: KeyWrite, audit: Option<&AuditNote>) -> Result<KeyWriteOutcome, Error> {
         let client = &self.client;
         let record = serde_json::to_string(&write.key).map_err(|error| Error::Misconfigured(error.to_string()))?;
+        let audit = audit.map(AuditNote::encode).transpose()?;
         let (deleted, deleted_revision) =
             write.deletes.as_ref().map_or(("", 0), |(id, revision)| (id.as_str(), *revision));
         let mut call = client
@@ -67,6 +68,7 @@ impl KeyStore for RedisBroker {
             .number(deleted_revision);
         call.push_key(client.keys.api_keys());
         call.push_key(client.keys.api_key_uses());
+        call.push_audit(&client.keys, audit.as_deref());
         match reply::text(client.call(&call).await?)?.as_str() {
             "DONE" => Ok(KeyWriteOutcome::Done),
             "FULL" => Ok(KeyWriteOutcome::Full),

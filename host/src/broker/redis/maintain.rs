@@ -58,7 +58,7 @@ impl StoreMaintenance {
         continue_unless_unavailable(&mut first_error, self.lanes.refresh(&[]).await)?;
         continue_unless_unavailable(&mut first_error, self.reap_dead_consumers().await)?;
         continue_unless_unavailable(&mut first_error, self.uncount_ended_keys().await)?;
-        let (mut more_events, mut more_state, mut more_failed) = (true, true, true);
+        let (mut more_events, mut more_state, mut more_failed, mut more_audit) = (true, true, true, true);
         for _ in 0..MAX_CALLS {
             if more_failed {
                 let counted = self.recount_failed().await;
@@ -72,8 +72,12 @@ impl StoreMaintenance {
                 let removed = self.states.remove_expired().await;
                 more_state = continue_unless_unavailable(&mut first_error, removed)?.unwrap_or(false);
             }
+            if more_audit {
+                let trimmed = self.trim_audit().await;
+                more_audit = continue_unless_unavailable(&mut first_error, trimmed)?.unwrap_or(false);
+            }
         }
-        first_error.map_or(Ok(more_events || more_state || more_failed), Err)
+        first_error.map_or(Ok(more_events || more_state || more_failed || more_audit), Err)
     }
 
     /// Moves due events.
@@ -143,6 +147,18 @@ impl StoreMaintenance {
         let mut call = client.script_call(&client.scripts.idem_expire);
         call.push_key(client.keys.idempotency_ends());
         client.call(&call).await.map(drop)
+    }
+
+    /// Deletes entries of the audit past their retention; true if there may be more.
+    async fn trim_audit(&self) -> Result<bool, CallFailure> {
+        let client = &self.client;
+        let mut call = client
+            .script_call(&client.scripts.audit_trim)
+            .number(self.retention.audit_max)
+            .number(self.retention.audit_ms)
+            .number(MAX_TRIMMED);
+        call.push_key(client.keys.audit());
+        Ok(reply::count(&client.call(&call).await?)? > 0)
     }
 
     /// Corrects the bytes of failed events where hosts of older versions did not count; true if there is more to read.

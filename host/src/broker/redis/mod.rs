@@ -12,6 +12,7 @@
 //! are what this process knows. Each other module is one operation and takes the parts that it needs.
 
 mod append;
+mod audit_store;
 mod batcher;
 mod capacity;
 mod claim;
@@ -81,7 +82,7 @@ use self::settle::{DeliverySettler, SettleStep};
 use self::transfer::{RedisSnapshot, SnapshotImporter};
 use super::list_limiter::ListLimiter;
 use super::{
-    AcceptedEvent, AppendRequest, Broker, BrokerOptions, BrokerStats, ClaimRequest, ConsumerCoverage,
+    AcceptedEvent, AppendRequest, AuditNote, Broker, BrokerOptions, BrokerStats, ClaimRequest, ConsumerCoverage,
     ConsumerDirectory, Delivery, EndedPage, EndedQuery, Error, EventLog, FailedEventChange, FoundEvent, Lane,
     LeaseRenewal, PeerCoverage, PluginStateReader, PluginStateRemover, PromoteOutcome, RestoreOutcome, SettleOutcome,
     SettleRequest, SnapshotItem, SnapshotReader, StoreHealth, StoreTransfer, WaitingEventChange, WorkQueue,
@@ -279,20 +280,20 @@ impl EventLog for RedisBroker {
         self.history.list_ended(query).await
     }
 
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<FailedEventChange, Error> {
-        self.history.replay(id, lane).await
+    async fn replay(&self, id: EventId, lane: &Lane, audit: Option<&AuditNote>) -> Result<FailedEventChange, Error> {
+        self.history.replay(id, lane, audit).await
     }
 
-    async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error> {
-        self.history.discard(id, reason).await
+    async fn discard(&self, id: EventId, reason: &str, audit: Option<&AuditNote>) -> Result<FailedEventChange, Error> {
+        self.history.discard(id, reason, audit).await
     }
 
-    async fn run_now(&self, id: EventId) -> Result<WaitingEventChange, Error> {
-        self.history.make_due(id).await
+    async fn run_now(&self, id: EventId, audit: Option<&AuditNote>) -> Result<WaitingEventChange, Error> {
+        self.history.make_due(id, audit).await
     }
 
-    async fn cancel(&self, id: EventId, reason: &str) -> Result<WaitingEventChange, Error> {
-        self.history.cancel(id, reason).await
+    async fn cancel(&self, id: EventId, reason: &str, audit: Option<&AuditNote>) -> Result<WaitingEventChange, Error> {
+        self.history.cancel(id, reason, audit).await
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {
@@ -372,8 +373,9 @@ impl PluginStateReader for RedisBroker {
 
 #[async_trait]
 impl PluginStateRemover for RedisBroker {
-    async fn remove_plugin_state(&self, plugin: &str) -> Result<u64, Error> {
-        Ok(self.states.remove_all(plugin).await?)
+    async fn remove_plugin_state(&self, plugin: &str, audit: Option<&AuditNote>) -> Result<u64, Error> {
+        let audit = audit.map(AuditNote::encode).transpose()?;
+        Ok(self.states.remove_all(plugin, audit.as_deref()).await?)
     }
 }
 

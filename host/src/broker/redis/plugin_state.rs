@@ -94,7 +94,7 @@ impl PluginStates {
     }
 
     /// Removes the whole state of a plugin, and returns the number of keys.
-    pub(super) async fn remove_all(&self, plugin: &str) -> Result<u64, CallFailure> {
+    pub(super) async fn remove_all(&self, plugin: &str, audit: Option<&str>) -> Result<u64, CallFailure> {
         let client = &self.client;
         let mut removed = 0;
         loop {
@@ -102,6 +102,8 @@ impl PluginStates {
             call.push_key(client.keys.state_spaces());
             call.push_key(client.keys.state_expiries());
             call.push_key(client.keys.state_of(plugin));
+            // The first step notes the removal, since a crash may come before the last one.
+            call.push_audit(&client.keys, audit.filter(|_| removed == 0));
             match reply::count(&client.call(&call).await?)? {
                 0 => return Ok(removed),
                 n => removed += n,

@@ -4,16 +4,18 @@
 use super::codec;
 use super::connection::reply;
 use super::history::EventHistory;
-use crate::broker::{Error, Lane, WaitingEventChange};
+use crate::broker::{AuditNote, Error, Lane, WaitingEventChange};
 use crate::clock;
 use crate::event::{EventId, EventState};
 
 impl EventHistory {
     /// Makes an event that is due later due now. The next promotion moves it to its lane.
-    pub(super) async fn make_due(&self, id: EventId) -> Result<WaitingEventChange, Error> {
+    pub(super) async fn make_due(&self, id: EventId, audit: Option<&AuditNote>) -> Result<WaitingEventChange, Error> {
+        let audit = audit.map(AuditNote::encode).transpose()?;
         let client = &self.client;
         loop {
-            let call = client.script_call(&client.scripts.run_now).text(&id.to_string());
+            let mut call = client.script_call(&client.scripts.run_now).text(&id.to_string());
+            call.push_audit(&client.keys, audit.as_deref());
             if reply::int(&client.call(&call).await?)? == 1 {
                 return Ok(WaitingEventChange::Done);
             }
@@ -27,7 +29,13 @@ impl EventHistory {
     }
 
     /// Ends an event that nobody handles.
-    pub(super) async fn cancel(&self, id: EventId, reason: &str) -> Result<WaitingEventChange, Error> {
+    pub(super) async fn cancel(
+        &self,
+        id: EventId,
+        reason: &str,
+        audit: Option<&AuditNote>,
+    ) -> Result<WaitingEventChange, Error> {
+        let audit = audit.map(AuditNote::encode).transpose()?;
         let client = &self.client;
         loop {
             let Some(located) = self.locate_event(id).await? else { return Ok(WaitingEventChange::Unknown) };
@@ -44,6 +52,7 @@ impl EventHistory {
             call.push_text(&format!("{:016x}", fastrand::u64(..)));
             call.push_key(client.keys.discarded());
             call.push_bytes(blob);
+            call.push_audit(&client.keys, audit.as_deref());
             if reply::text(client.link.call_until_known(&call).await?)? == "D" {
                 return Ok(WaitingEventChange::Done);
             }

@@ -362,10 +362,8 @@ mod tests {
         }))
         .unwrap();
         let moving = connect(&path, ConnectionPurpose::Read).unwrap();
-        let mut checkpoints = {
-            let reserve = RoomReserve::find(dir.path());
-            Checkpointer::start(moving, log.clone(), directory, reserve, StoreCondition::default()).unwrap()
-        };
+        let (reserve, condition) = (RoomReserve::find(dir.path()), StoreCondition::default());
+        let mut checkpoints = Checkpointer::start(moving, log.clone(), directory, reserve, condition).unwrap();
         checkpoints.long_pages = 256;
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {

@@ -285,8 +285,8 @@ impl ModelRun {
         let (broker, to, is_replay) = (self.broker(), self.lane(), self.random.bool());
         let before = broker.find_event(id).await.unwrap().unwrap();
         let answer = match is_replay {
-            true => format!("{:?}", broker.replay(id, &to).await.unwrap()),
-            false => format!("{:?}", broker.discard(id, "in the way").await.unwrap()),
+            true => format!("{:?}", broker.replay(id, &to, None).await.unwrap()),
+            false => format!("{:?}", broker.discard(id, "in the way", None).await.unwrap()),
         };
         let (stand, of, record) = self.model.events.get_mut(&id).unwrap();
         if *stand != ModelState::Failed {
@@ -306,8 +306,8 @@ impl ModelRun {
             *record = record.clone().discarded(found.record.end.unwrap().discarded.unwrap().at, "in the way");
             self.model.counters.discarded += 1;
         }
-        assert_eq!(broker.replay(EventId::new(), &lane("a")).await, Ok(FailedEventChange::Unknown));
-        assert_eq!(broker.discard(EventId::new(), "").await, Ok(FailedEventChange::Unknown));
+        assert_eq!(broker.replay(EventId::new(), &lane("a"), None).await, Ok(FailedEventChange::Unknown));
+        assert_eq!(broker.discard(EventId::new(), "", None).await, Ok(FailedEventChange::Unknown));
     }
 
     async fn reopen(&mut self) {

@@ -80,6 +80,7 @@ async fn processed_events_are_trimmed_by_number_and_age_and_nothing_else_is() {
         discarded_ms: u64::MAX,
         idempotency_ms: u64::MAX,
         idempotency_max_bytes: u64::MAX,
+        ..BrokerOptions::default().retention
     };
     let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     let mut ids = Vec::new();
@@ -110,6 +111,7 @@ async fn processed_events_are_trimmed_by_number_and_age_and_nothing_else_is() {
         discarded_ms: 0,
         idempotency_ms: 0,
         idempotency_max_bytes: u64::MAX,
+        ..BrokerOptions::default().retention
     };
     let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     let trimmed = async {
@@ -131,6 +133,7 @@ async fn the_space_of_ended_events_comes_back() {
         discarded_ms: 0,
         idempotency_ms: 0,
         idempotency_max_bytes: u64::MAX,
+        ..BrokerOptions::default().retention
     };
     let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     let large = |_| {
@@ -187,7 +190,7 @@ async fn discarded_events_are_trimmed_by_age_and_by_bytes_apart_from_processed_o
         let settles = vec![settle_as(&deliveries[0], Settlement::Processed), settle_as(&deliveries[1], failed())];
         broker.settle(settles).await.unwrap();
         ids.push(deliveries[1].record.event.id);
-        assert_eq!(broker.discard(ids[ids.len() - 1], "old").await, Ok(FailedEventChange::Done));
+        assert_eq!(broker.discard(ids[ids.len() - 1], "old", None).await, Ok(FailedEventChange::Done));
     }
     assert_eq!(counts(&broker).await, (3, 6), "the number is one of processed events");
     let bytes: u64 = broker.stats().await.unwrap().depth.kept_bytes_by_lane.values().sum();

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Moves an event that waits to the discarded ones, if it has not moved since it was found and no consumer holds it.
--- KEYS after the fixed ones: the stream of its lane (any if it is due later), that of discarded events. ARGV: id, its place,
--- a name for the call, which a repetition repeats, blob. Reply: D done, now or before by the same call; G gone.
+-- KEYS after the fixed ones: the stream of its lane (any if it is due later), that of discarded events, the audit. ARGV: id,
+-- its place, a name for the call, which a repetition repeats, blob, the note. Reply: D done, now or before by the same call; G gone.
 local queue, target, id, blob = KEYS[10], KEYS[11], ARGV[1], ARGV[4]
 local receipt = 'cancel/' .. ARGV[3]
 must_be('stream', queue)
@@ -10,6 +10,7 @@ must_be('hash', IX)
 must_be('hash', COUNTS)
 must_be('hash', PARKED)
 must_be('zset', DUE)
+check_audit()
 local place = redis.call('HGET', IX, id)
 if not place then
   return 'G'
@@ -39,6 +40,7 @@ elseif kind == 'q' then
 else
   return 'G'
 end
+note_change()
 local new = redis.call('XADD', target, '*', 'id', id, 'b', blob)
 set_place(id, 'x', lane, new, receipt)
 redis.call('HINCRBY', COUNTS, 'discarded', 1)

@@ -101,6 +101,11 @@ impl StoreKeys {
         Bytes::from(format!("{}:paused", self.prefix))
     }
 
+    /// The stream of the audit.
+    pub fn audit(&self) -> Bytes {
+        Bytes::from(format!("{}:audit", self.prefix))
+    }
+
     /// The key for an idempotency key.
     pub fn idempotency(&self, key: &[u8; 32]) -> Bytes {
         let mut name = self.idempotency_prefix();

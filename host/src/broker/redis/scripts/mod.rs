@@ -53,6 +53,9 @@ macro_rules! scripts {
 scripts!(
     adopt,
     append,
+    audit_read,
+    audit_trim,
+    audit_write,
     beat,
     cancel,
     claim,
@@ -171,6 +174,12 @@ impl<'a> ScriptCall<'a> {
     /// Adds a key.
     pub fn push_key(&mut self, key: Bytes) {
         self.keys.push(key);
+    }
+
+    /// Adds the audit as the last key, and as the last argument the note of a change; empty if no person asked for it.
+    pub fn push_audit(&mut self, keys: &StoreKeys, note: Option<&str>) {
+        self.push_key(keys.audit());
+        self.push_text(note.unwrap_or_default());
     }
 
     /// Adds a number; see [`Self::push_number`].
@@ -293,6 +302,8 @@ mod tests {
             ("run_now", include_str!("run_now.lua")),
             ("cancel", include_str!("cancel.lua")),
             ("pause_write", include_str!("pause_write.lua")),
+            ("audit_write", include_str!("audit_write.lua")),
+            ("audit_trim", include_str!("audit_trim.lua")),
         ] {
             let first = text.lines().next().unwrap();
             assert!(first.starts_with("#!lua"), "{name}");

@@ -41,6 +41,17 @@ local function open_lane(key)
   end
 end
 
+-- The audit is the last key of a call for which a person may have asked, and its note the last argument: '' if nobody did.
+local function check_audit()
+  must_be('stream', KEYS[#KEYS])
+end
+
+local function note_change()
+  if ARGV[#ARGV] ~= '' then
+    redis.call('XADD', KEYS[#KEYS], '*', 'note', ARGV[#ARGV])
+  end
+end
+
 local function starts_with(text, prefix)
   return string.sub(text, 1, #prefix) == prefix
 end

@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
 -- Replays a failed event into a lane, or discards it, if it has not moved since it was found.
--- KEYS after the fixed ones: the stream of the lane, or that of discarded events. ARGV: id, its entry in the failed stream,
--- lane ('' to discard it), a name for the call, which a repetition repeats, blob. Reply: D done, now or before by the same
--- call; G gone.
+-- KEYS after the fixed ones: the stream of the lane, or that of discarded events; the audit. ARGV: id, its entry in the
+-- failed stream, lane ('' to discard it), a name for the call, which a repetition repeats, blob, the note. Reply: D done, now
+-- or before by the same call; G gone.
 local target, id, entry, lane, blob = KEYS[10], ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local receipt = (lane == '' and 'discard/' or 'replay/') .. entry .. '/' .. ARGV[4]
 must_be('stream', FAILED)
 must_be('hash', IX)
 must_be('hash', COUNTS)
+check_audit()
 if lane == '' then
   must_be('stream', target)
 else
@@ -22,6 +23,7 @@ if not found then
   return 'G'
 end
 failed_lane = ended_lane(failed_lane, by)
+note_change()
 local new = redis.call('XADD', target, '*', 'id', id, 'b', blob)
 if lane == '' then
   set_place(id, 'x', failed_lane, new, receipt)
