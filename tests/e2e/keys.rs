@@ -24,7 +24,7 @@ on_both_brokers! {
 const SCOPES: [&str; 5] = ["publish", "read", "operate", "deploy", "keys"];
 
 /// Every route with its scope; none for those that are open, `any` for those that want any key.
-const ROUTES: [(&str, &str, &str); 24] = [
+const ROUTES: [(&str, &str, &str); 25] = [
     ("POST", "/events", "publish"),
     ("GET", "/events", "read"),
     ("GET", "/events/01890a5d-ac96-774b-bcce-b302099a8057", "read"),
@@ -46,6 +46,7 @@ const ROUTES: [(&str, &str, &str); 24] = [
     ("POST", "/keys", "keys"),
     ("DELETE", "/keys/0000000000", "keys"),
     ("POST", "/keys/0000000000/rotate", "keys"),
+    ("GET", "/audit", "operate"),
     ("GET", "/whoami", "any"),
     ("GET", "/livez", ""),
     ("GET", "/readyz", ""),

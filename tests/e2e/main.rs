@@ -7,6 +7,7 @@
 
 mod address_space;
 mod approval;
+mod audit;
 mod backlog;
 mod command_line;
 mod compiling;

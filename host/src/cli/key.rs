@@ -14,7 +14,7 @@ use eventstream::event::TypePattern;
 use eventstream::printable::Printable;
 use serde_json::{Value, json};
 
-use super::client::{ClientError, ServerAnswer, ServerTarget};
+use super::client::{ClientError, ServerAnswer, ServerTarget, encode_query};
 use super::output::{
     CommandResult, ExitReason, OutputResult, print_json, print_line, print_lines, print_note, print_note_lines,
 };
@@ -125,6 +125,9 @@ pub(super) struct RevokeKeyArgs {
     /// The key
     #[arg(value_name = "ID", value_parser = parse_id)]
     id: KeyId,
+    /// Why; the audit shows it
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     #[command(flatten)]
     server: ServerTarget,
     /// Print the answer as JSON
@@ -267,7 +270,9 @@ fn print_new(answer: &ServerAnswer, as_json: bool, verb: &str) -> Result<(), Cli
 }
 
 fn revoke(args: &RevokeKeyArgs) -> Result<(), ClientError> {
-    let answer = args.server.delete(&format!("/keys/{}", args.id))?.require_success()?;
+    let query = encode_query(&[("reason", args.reason.as_deref())]);
+    let path = format!("/keys/{}{}{query}", args.id, if query.is_empty() { "" } else { "?" });
+    let answer = args.server.delete(&path)?.require_success()?;
     let document = answer.parse_json()?;
     let printed = match args.json {
         true => print_json(&answer.text),

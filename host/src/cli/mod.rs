@@ -3,6 +3,7 @@
 //! A command writes its answer to standard output and errors to standard error. The exit codes are part of the contract;
 //! [`ExitReason`] lists them.
 
+mod audit;
 mod client;
 mod compile;
 mod dev;
@@ -65,6 +66,9 @@ enum CliCommand {
     /// Make, list, rotate and revoke the keys of a deployment
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Show who changed what
+    #[command(after_help = audit::EXAMPLES)]
+    Audit(audit::AuditArgs),
     /// Create, build, test, check and run plugins without a server; manage the plugins of a server
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -154,6 +158,7 @@ fn run(cli: Cli, early_stop: Option<EarlyStop>) -> CommandResult {
         Some(CliCommand::Status(args)) => status::run(&args),
         Some(CliCommand::Failed(command)) => failed::run(&command),
         Some(CliCommand::Key(command)) => key::run(&command),
+        Some(CliCommand::Audit(args)) => audit::run(&args),
         Some(CliCommand::Plugin(command)) => plugin::run(&command),
         Some(CliCommand::Pause(args)) => pause::pause(&args),
         Some(CliCommand::Resume(args)) => pause::resume(&args),

@@ -53,6 +53,9 @@ pub(super) struct ResumeArgs {
     /// The name of the plugin
     #[arg(value_name = "NAME", value_parser = parse_plugin_name)]
     name: String,
+    /// Why; the audit shows it
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     #[command(flatten)]
     server: ServerTarget,
     /// Print the server's answer as JSON
@@ -62,15 +65,19 @@ pub(super) struct ResumeArgs {
 
 /// Pauses a plugin.
 pub(super) fn pause(args: &PauseArgs) -> CommandResult {
-    let said = [("reason", &args.reason), ("until", &args.until)];
-    let members = said.into_iter().filter_map(|(name, text)| Some((name.to_owned(), Value::from(text.clone()?))));
-    let body = Value::Object(members.collect::<Map<_, _>>());
+    let body = members(&[("reason", &args.reason), ("until", &args.until)]);
     report(change(&args.server, &args.name, "pause", &body), args.json)
 }
 
 /// Resumes a plugin.
 pub(super) fn resume(args: &ResumeArgs) -> CommandResult {
-    report(change(&args.server, &args.name, "resume", &Value::Object(Map::new())), args.json)
+    report(change(&args.server, &args.name, "resume", &members(&[("reason", &args.reason)])), args.json)
+}
+
+/// An object with the members that have a value.
+fn members(said: &[(&str, &Option<String>)]) -> Value {
+    let given = said.iter().filter_map(|(name, text)| Some(((*name).to_owned(), Value::from((*text).clone()?))));
+    Value::Object(given.collect::<Map<_, _>>())
 }
 
 fn change(server: &ServerTarget, name: &str, action: &str, body: &Value) -> Result<Value, ClientError> {

@@ -5,9 +5,9 @@
 use std::fmt::Write as _;
 
 use eventstream::printable::Printable;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::cli::client::{ClientError, CommandReport, ServerAnswer, ServerTarget};
+use crate::cli::client::{ClientError, CommandReport, ServerAnswer, ServerTarget, encode_query};
 use crate::cli::failed;
 use crate::cli::inspect::parse_plugin_name;
 use crate::cli::output::ExitReason;
@@ -77,6 +77,9 @@ pub(crate) struct PluginTarget {
     /// The name of the plugin
     #[arg(value_name = "NAME", value_parser = parse_plugin_name)]
     name: String,
+    /// Why; the audit shows it
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     #[command(flatten)]
     server: ServerTarget,
     /// Print the server's answer as JSON
@@ -104,6 +107,13 @@ pub(crate) struct RemoveArgs {
     state: bool,
 }
 
+impl PluginTarget {
+    /// The body of a change.
+    fn body(&self) -> String {
+        self.reason.as_ref().map(|reason| json!({ "reason": reason }).to_string()).unwrap_or_default()
+    }
+}
+
 fn parse_digest(text: &str) -> Result<String, &'static str> {
     if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         Ok(text.to_ascii_lowercase())
@@ -126,8 +136,9 @@ pub(crate) fn list(args: &ListArgs) -> Result<CommandReport, ClientError> {
 
 /// Activates the previous version.
 pub(crate) fn rollback(plugin: &PluginTarget) -> Result<CommandReport, ClientError> {
-    let PluginTarget { name, server, json } = plugin;
-    let status = server.post(&format!("/plugins/{name}/rollback"), None, "")?.require_success()?.parse_json()?;
+    let PluginTarget { name, server, json, .. } = plugin;
+    let status =
+        server.post(&format!("/plugins/{name}/rollback"), None, &plugin.body())?.require_success()?.parse_json()?;
     if *json {
         return Ok(CommandReport::Json(status.to_string()));
     }
@@ -137,7 +148,7 @@ pub(crate) fn rollback(plugin: &PluginTarget) -> Result<CommandReport, ClientErr
 
 /// Approves the build that waits.
 pub(crate) fn approve(args: &ApproveArgs) -> Result<CommandReport, ClientError> {
-    let PluginTarget { name, server, json } = &args.plugin;
+    let PluginTarget { name, server, json, .. } = &args.plugin;
     let path = format!("/plugins/{name}");
     let waiting = server.get(&path)?.require_success()?.parse_json()?["needsApproval"].clone();
     let build = match (&args.digest, waiting["digest"].as_str()) {
@@ -148,7 +159,8 @@ pub(crate) fn approve(args: &ApproveArgs) -> Result<CommandReport, ClientError> 
             return Err(ClientError::new(ExitReason::Failed, message));
         }
     };
-    let status = server.post(&format!("{path}/approve?digest={build}"), None, "")?.require_success()?.parse_json()?;
+    let path = format!("{path}/approve?digest={build}");
+    let status = server.post(&path, None, &args.plugin.body())?.require_success()?.parse_json()?;
     Ok(match json {
         true => CommandReport::Json(status.to_string()),
         false => CommandReport::Text(describe_approval(name, &build, &waiting, &status)),
@@ -175,9 +187,10 @@ fn describe_approval(name: &str, build: &str, waiting: &Value, status: &Value) -
 
 /// Removes a plugin.
 pub(crate) fn remove(args: &RemoveArgs) -> Result<CommandReport, ClientError> {
-    let PluginTarget { name, server, json } = &args.plugin;
-    let query = if args.state { "?state=true" } else { "" };
-    let answer: ServerAnswer = server.delete(&format!("/plugins/{name}{query}"))?.require_success()?;
+    let PluginTarget { name, reason, server, json } = &args.plugin;
+    let query = encode_query(&[("state", args.state.then_some("true")), ("reason", reason.as_deref())]);
+    let path = format!("/plugins/{name}{}{query}", if query.is_empty() { "" } else { "?" });
+    let answer: ServerAnswer = server.delete(&path)?.require_success()?;
     let removal = answer.parse_json()?;
     if *json {
         return Ok(CommandReport::Json(removal.to_string()));
@@ -244,8 +257,6 @@ fn format_table(plugins: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
