@@ -6,14 +6,13 @@
 //! returns only what matches. Between two calls, Redis has as much time for other clients as a call took. A page also ends
 //! after a bounded number of bytes, even if nothing matched.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redis::Value;
 
-use super::capacity::{IDEMPOTENCY_KEY_BYTES, StoreCapacity};
+use super::capacity::StoreCapacity;
 use super::client::StoreClient;
 use super::codec;
 use super::codec::ending::failed_ending;
@@ -21,10 +20,11 @@ use super::connection::{CallFailure, reply};
 use super::entry::{read_fields, read_head, read_record};
 use super::lanes::LaneDirectory;
 use super::scripts::ScriptCall;
+use super::totals::{RedisTotals, read_totals};
 use crate::broker::list_limiter::ListLimiter;
 use crate::broker::{
-    AuditNote, BrokerStats, EndKind, EndedPage, EndedQuery, Error, EventCounters, FailedEventChange, FoundEvent, Lane,
-    MAX_PAGE_BYTES, QueueDepth,
+    AuditNote, BrokerStats, EndKind, EndedPage, EndedQuery, Error, FailedEventChange, FoundEvent, Lane, MAX_PAGE_BYTES,
+    QueueDepth,
 };
 use crate::clock;
 use crate::event::{EventId, EventRecord, EventState, FailureClass, Timestamp};
@@ -273,69 +273,6 @@ impl EventHistory {
             .text(&number(query.since.map(Timestamp::unix_ms)))
             .text(&number(query.until.map(Timestamp::unix_ms)))
     }
-}
-
-/// The hash of totals, parsed.
-#[derive(Default)]
-struct RedisTotals {
-    counters: EventCounters,
-    /// State keys of all plugins.
-    state_keys: u64,
-    /// Events that are due later, by lane.
-    due: BTreeMap<String, u64>,
-    /// Bytes that wait, by lane.
-    waiting_bytes: BTreeMap<String, u64>,
-    /// Bytes of failed events, by lane.
-    failed_bytes: BTreeMap<String, u64>,
-    /// Bytes of processed and discarded events, by lane.
-    kept_bytes: BTreeMap<String, u64>,
-    /// Bytes of idempotency keys, by lane.
-    idempotency_bytes: BTreeMap<String, u64>,
-    /// The bytes of state, by plugin.
-    state_bytes: BTreeMap<String, u64>,
-}
-
-fn read_totals(counts: Value) -> Result<RedisTotals, CallFailure> {
-    let mut totals = RedisTotals::default();
-    let counters = &mut totals.counters;
-    for (name, value) in reply::pairs(counts)? {
-        let (Ok(name), Ok(value)) = (reply::text(name), reply::int(&value)) else { continue };
-        let value = u64::try_from(value).unwrap_or_default();
-        match name.as_str() {
-            "accepted" => counters.accepted = value,
-            "duplicates" => counters.duplicates = value,
-            "published" => counters.published = value,
-            "processed" => counters.processed = value,
-            "failed" => counters.failed = value,
-            "retried" => counters.retried = value,
-            "replayed" => counters.replayed = value,
-            "discarded" => counters.discarded = value,
-            "recovered" => counters.recovered = value,
-            "data_losses" => counters.data_losses = value,
-            "state_conflicts" => counters.state_conflicts = value,
-            "state_keys" => totals.state_keys = value,
-            "deferred" => counters.deferred = value,
-            other => {
-                let Some((kind, of)) = other.split_once(':') else { continue };
-                let (by_lane, value) = match kind {
-                    "due" => (&mut totals.due, value),
-                    "bytes" => (&mut totals.waiting_bytes, value),
-                    "failed-bytes" => (&mut totals.failed_bytes, value),
-                    "kept-bytes" | "discarded-bytes" => (&mut totals.kept_bytes, value),
-                    "state-bytes" => (&mut totals.state_bytes, value),
-                    "idem" => (&mut totals.idempotency_bytes, value.saturating_mul(IDEMPOTENCY_KEY_BYTES)),
-                    "failed" => {
-                        let class = FailureClass::ALL.into_iter().find(|class| class.as_str() == of);
-                        counters.failed_by_class.extend(class.map(|class| (class, value)));
-                        continue;
-                    }
-                    _ => continue,
-                };
-                *by_lane.entry(of.to_owned()).or_default() += value;
-            }
-        }
-    }
-    Ok(totals)
 }
 
 /// Where the page begins, as a range of Redis; `None` if no entry can be before the cursor.
