@@ -99,6 +99,13 @@ fn look(
     let counted = ends.iter().filter(|(end, _)| end.contains(':')).map(|(_, keys)| keys).sum();
     expect("counted idempotency keys".into(), counted, accepted);
     expect("the index of events".into(), store.hlen(named("ix"))?, ended);
+    // The logs name every processed event once.
+    let mut logged = 0;
+    for log in keys.iter().filter(|key| key.contains(":log:")) {
+        let parts: Vec<Vec<u8>> = store.lrange(log, 0, -1)?;
+        logged += parts.iter().map(|part| part.len() / 20).sum::<usize>();
+    }
+    expect("processed events in logs".into(), logged, store.xlen(named("done"))?);
     expect("due later".into(), store.zcard(named("due"))?, 0);
     expect("parked".into(), store.hlen(named("parked"))?, 0);
     // Each consumer has a heartbeat (`c:`), an identity (`i:`) and the types that it serves (`s:`); `served` counts them.
@@ -127,7 +134,8 @@ fn look(
         living.into_iter().filter(|(_, count)| *count != 1).map(|(name, n)| format!("{n} consumers {name}...")),
     );
     let fixed = ["epoch", "lanes", "done", "failed", "ix", "counts", "hb", "idem-ends", "audit"].map(named);
-    let is_known = |key: &String| key.contains(":idem:") || key.contains(":q:") || fixed.contains(key);
+    let is_known =
+        |key: &String| [":idem:", ":q:", ":log:"].iter().any(|part| key.contains(part)) || fixed.contains(key);
     found.extend(keys.iter().filter(|key| !is_known(key)).map(|key| format!("the key {key}")));
     Ok(found)
 }

@@ -19,5 +19,6 @@ mod served;
 mod server;
 mod suite;
 mod transfer;
+mod trimming;
 mod versions;
 mod wire;

@@ -127,6 +127,7 @@ impl StoreMaintenance {
     /// more.
     async fn trim_history(&self) -> Result<bool, CallFailure> {
         let client = &self.client;
+        let known = self.lanes.known();
         let mut call = client
             .script_call(&client.scripts.trim)
             .number(self.retention.processed_max)
@@ -136,8 +137,9 @@ impl StoreMaintenance {
             .number(MAX_TRIMMED)
             .number(MAX_READ_BYTES)
             .number(self.capacity.max_history_bytes())
-            .named_lanes(&client.keys, &self.lanes.known().lanes);
+            .named_lanes(&client.keys, &known.lanes);
         call.push_key(client.keys.discarded());
+        known.lanes.iter().for_each(|lane| call.push_key(client.keys.lane_log(lane)));
         Ok(reply::count(&client.call(&call).await?)? > 0)
     }
 

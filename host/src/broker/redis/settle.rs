@@ -58,6 +58,14 @@ impl EncodedSettle {
         self.settlement == Settlement::Processed && self.children.is_empty() && self.state.is_none()
     }
 
+    /// Its item in the log of its lane, which names processed events: the id and the size of the record.
+    fn log_item(&self) -> [u8; 20] {
+        let mut item = [0; 20];
+        item[..16].copy_from_slice(self.receipt.event_id.as_bytes());
+        item[16..].copy_from_slice(&u32::try_from(self.blob.len()).unwrap_or(u32::MAX).to_be_bytes());
+        item
+    }
+
     fn size_bytes(&self) -> usize {
         let children: usize = self.children.iter().map(|child| child.blob.len()).sum();
         self.blob.len() + children + self.state.as_ref().map_or(0, StateChanges::size_bytes)
@@ -164,6 +172,7 @@ impl DeliverySettler {
     pub(super) fn settle_call(&self, items: &[EncodedSettle]) -> (ScriptCall<'_>, Vec<usize>) {
         let mut places = LanePlaces::default();
         let sources: Vec<usize> = items.iter().map(|item| places.place_of(&item.receipt.lane)).collect();
+        let n_sources = places.lanes().len();
         for item in items.iter().filter(|item| !item.is_plain()) {
             places.place_of(&item.lane);
             for child in &item.children {
@@ -178,6 +187,8 @@ impl DeliverySettler {
         let client = &self.client;
         let mut call =
             client.script_call(&client.scripts.settle).text(&client.consumer).named_lanes(&client.keys, places.lanes());
+        places.lanes()[..n_sources].iter().for_each(|lane| call.push_key(client.keys.lane_log(lane)));
+        call.push_number(n_sources);
         for place in 1..=places.lanes().len() {
             let of_lane = items.iter().zip(&sources).filter(|(_, source)| **source == place).map(|(item, _)| item);
             let (first, last, max) = pending_range(of_lane).unwrap_or_default();
@@ -186,6 +197,8 @@ impl DeliverySettler {
             call.push_number(max);
             let of_lane = items.iter().zip(&sources).filter(|(_, source)| **source == place).map(|(item, _)| item);
             call.push_number(of_lane.map(|item| self.hand_overs.size_bytes(&item.receipt)).sum::<u64>());
+            let of_lane = plain.iter().filter(|&&n| sources[n] == place);
+            call.push_bytes(of_lane.flat_map(|&n| items[n].log_item()).collect::<Vec<u8>>());
         }
         let spaces = StateSpaces::of(items.iter().filter_map(|item| item.state.as_ref()));
         spaces.push(&client.keys, &mut call);
@@ -214,7 +227,10 @@ impl DeliverySettler {
             call.push_bytes(&item.blob);
             call.push_number(delay_ms);
             call.push_number(places.place_of(&item.lane));
-            call.push_text(class.map_or("", FailureClass::as_str));
+            match item.settlement {
+                Settlement::Processed => call.push_bytes(item.log_item()),
+                _ => call.push_text(class.map_or("", FailureClass::as_str)),
+            }
             call.push_number(item.children.len());
             for child in &item.children {
                 call.push_text(&child.id.to_string());

@@ -71,6 +71,11 @@ impl StoreKeys {
         Bytes::from(format!("{}:q:{lane}", self.prefix))
     }
 
+    /// The log of a lane's processed events.
+    pub fn lane_log(&self, lane: &Lane) -> Bytes {
+        Bytes::from(format!("{}:log:{lane}", self.prefix))
+    }
+
     /// The set of plugins that have state.
     pub fn state_spaces(&self) -> Bytes {
         Bytes::from(format!("{}:state", self.prefix))

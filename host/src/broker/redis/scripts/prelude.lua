@@ -165,6 +165,11 @@ local PROCESSED_COUNT = 'kept:'
 local PROCESSED_BYTES = 'kept-bytes:'
 local TRIMMED_TO = 'kept-from:'
 
+-- A lane's log names its processed events, oldest first: a list of texts, with 20 bytes for each event. These are the id
+-- and the size of the record, so that trim reads no records. The total counts the events in the log.
+local LOGGED_COUNT = 'logged:'
+local LOG_ITEM_BYTES = 20
+
 -- The bytes of the failed events of a lane, and the number of failed events that are counted in such a total.
 local FAILED_COUNTED = 'failed-counted'
 local FAILED_BYTES = 'failed-bytes:'

@@ -1,20 +1,21 @@
 #!lua flags=allow-oom
 -- Settles deliveries: checks the fence, then writes published events, destination, counters and index, and removes the
 -- entries last.
--- KEYS after the lanes, if there is state: plugins with state, expiries, and each plugin's state.
--- ARGV: consumer, number of lanes, their names; for each lane its first and last settled entry, how many pending entries
--- to read between them ('', '' and 0: look each up), the bytes of its settled entries; number of plugins with state, their
--- names; for each lane the number of plain items (processed, nothing published, no state) and for each: entry, delivery
+-- KEYS after the lanes: the log of each lane that has settled entries, which are the first lanes; then, if there is state,
+-- plugins with state, expiries, and each plugin's state.
+-- ARGV: consumer, number of lanes, their names; number of lanes with settled entries; for each lane its first and last
+-- settled entry, how many pending entries to read between them ('', '' and 0: look each up), the bytes of its settled
+-- entries, the log of its plain items; number of plugins with state, their names; for each lane the number of plain items (processed, nothing published, no state) and for each: entry, delivery
 -- count, id, token, blob; then the number of other items and for each: source lane, entry, delivery count, id, token, verb
--- (ok, retry, later, failed or back), blob, delay in ms, next lane, class, number of children; for each child: id, lane,
+-- (ok, retry, later, failed or back), blob, delay in ms, next lane, class (for ok: its item of the log), number of children; for each child: id, lane,
 -- start, ms, blob; then plugin, number of versions, number of writes; for each version: key, version; for each write: verb
 -- (set, del or add), key, value, time to live in ms or 0.
 -- Reply: one letter for each item, plain ones first: D done, now or by an earlier call; L lost; C state conflict.
 -- Redis serves no other client meanwhile, so the work for each item is short, and for a plain one shortest.
 local KEYS, ARGV, call = KEYS, ARGV, redis.call
 local me, lanes = ARGV[1], tonumber(ARGV[2])
-local ranges = 2 + lanes
-local at = 3 + 5 * lanes
+local sources, ranges = tonumber(ARGV[3 + lanes]), 3 + lanes
+local at = 4 + 6 * lanes
 local items, spaces, parks = {}, {}, false
 
 local function take(n)
@@ -37,9 +38,11 @@ local function open(key)
   end
 end
 
-local PLUGINS, EXPIRIES = KEYS[10 + lanes], KEYS[11 + lanes]
+local LOGS = 9 + lanes
+local STATE_KEYS = LOGS + sources
+local PLUGINS, EXPIRIES = KEYS[STATE_KEYS + 1], KEYS[STATE_KEYS + 2]
 for s = 1, tonumber((take(1))) do
-  spaces[s] = { name = take(1), key = KEYS[11 + lanes + s] }
+  spaces[s] = { name = take(1), key = KEYS[STATE_KEYS + 2 + s] }
   must_be('set', PLUGINS)
   must_be('zset', EXPIRIES)
   must_be('hash', spaces[s].key)
@@ -106,7 +109,7 @@ end
 -- are settled together. False for an entry that was settled in this call.
 local known = {}
 for source = 1, lanes do
-  local rows, of = {}, ranges + 4 * (source - 1)
+  local rows, of = {}, ranges + 5 * (source - 1)
   if ARGV[of + 1] ~= '' then
     rows = redis.pcall('XPENDING', lane_key(source), GROUP, ARGV[of + 1], ARGV[of + 2], ARGV[of + 3], me)
   end
@@ -188,6 +191,18 @@ local function repeated(id, receipt)
   return settled_by == receipt and 'D' or 'L'
 end
 
+-- What each lane's log gets, and the number of events in it.
+local logs, n_logged = {}, {}
+local function log(source, text)
+  local of = logs[source]
+  if not of then
+    of = {}
+    logs[source] = of
+  end
+  of[#of + 1] = text
+  n_logged[source] = (n_logged[source] or 0) + #text / LOG_ITEM_BYTES
+end
+
 local function end_delivery(source, entry, id, place)
   places[n_places + 1], places[n_places + 2] = id, place
   n_places = n_places + 2
@@ -238,6 +253,7 @@ local function settle(item)
     count('processed', 1)
     count(processed_of[source], 1)
     count(processed_bytes_of[source], #item.blob)
+    log(source, item.class)
   elseif item.verb == 'failed' then
     place = 'f||' .. call('XADD', FAILED, '*', 'id', id, 'b', item.blob) .. '|'
     count('failed', 1)
@@ -271,9 +287,22 @@ local function try(how, ...)
 end
 
 for source = 1, lanes do
-  for a = plain[source], plain[source] + 5 * n_plain[source] - 1, 5 do
+  local new = {}
+  for n = 0, n_plain[source] - 1 do
+    local a, before = plain[source] + 5 * n, n_places
     if failure or not try(settle_plain, source, unpack(ARGV, a, a + 4)) then
       break
+    end
+    if n_places > before then
+      new[#new + 1] = n
+    end
+  end
+  local of_all = ARGV[ranges + 5 * source]
+  if #new == n_plain[source] and #new > 0 then
+    log(source, of_all)
+  else
+    for _, n in ipairs(new) do
+      log(source, string.sub(of_all, 1 + LOG_ITEM_BYTES * n, LOG_ITEM_BYTES * (n + 1)))
     end
   end
 end
@@ -285,7 +314,7 @@ end
 
 -- Where some entries of a lane were not held, those that were are measured.
 for source, of in pairs(acks) do
-  local bytes = tonumber(ARGV[ranges + 4 * source])
+  local bytes = tonumber(ARGV[ranges + 5 * source - 1])
   if #of < n_items[source] then
     bytes = 0
     for _, entry in ipairs(of) do
@@ -297,6 +326,12 @@ for source, of in pairs(acks) do
 end
 
 -- Shared by all items: totals, index, and the sources last; also after an item failed.
+for source, texts in pairs(logs) do
+  -- Trim finds events that are in no log, but slower. So a key that holds something else stops nothing here.
+  if type(redis.pcall('RPUSH', KEYS[LOGS + source], table.concat(texts))) == 'number' then
+    count(LOGGED_COUNT .. ARGV[2 + source], n_logged[source])
+  end
+end
 for name, by in pairs(counts) do
   call('HINCRBY', COUNTS, name, by)
 end
