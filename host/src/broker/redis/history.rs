@@ -6,21 +6,22 @@
 //! returns only what matches. Between two calls, Redis has as much time for other clients as a call took. A page also ends
 //! after a bounded number of bytes, even if nothing matched.
 
+mod totals;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use redis::Value;
 
+use self::totals::{RedisTotals, read_totals};
 use super::capacity::StoreCapacity;
 use super::client::StoreClient;
 use super::codec;
 use super::codec::ending::failed_ending;
-use super::connection::{CallFailure, reply};
+use super::connection::reply;
 use super::entry::{read_fields, read_head, read_record};
 use super::lanes::LaneDirectory;
 use super::scripts::ScriptCall;
-use super::totals::{RedisTotals, read_totals};
 use crate::broker::list_limiter::ListLimiter;
 use crate::broker::{
     AuditNote, BrokerStats, EndKind, EndedPage, EndedQuery, Error, FailedEventChange, FoundEvent, Lane, MAX_PAGE_BYTES,

@@ -44,7 +44,6 @@ mod server_settings;
 mod settle;
 #[cfg(feature = "test-util")]
 pub mod testing;
-mod totals;
 mod transfer;
 mod waiting;
 

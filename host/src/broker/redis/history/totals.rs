@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use redis::Value;
 
-use super::capacity::IDEMPOTENCY_KEY_BYTES;
-use super::connection::{CallFailure, reply};
 use crate::broker::EventCounters;
+use crate::broker::redis::capacity::IDEMPOTENCY_KEY_BYTES;
+use crate::broker::redis::connection::{CallFailure, reply};
 use crate::event::FailureClass;
 
 /// The hash of totals, parsed.
@@ -29,6 +29,7 @@ pub(super) struct RedisTotals {
     pub(super) state_bytes: BTreeMap<String, u64>,
 }
 
+/// Reads the reply of Redis. Names of later versions are skipped.
 pub(super) fn read_totals(counts: Value) -> Result<RedisTotals, CallFailure> {
     let mut totals = RedisTotals::default();
     let counters = &mut totals.counters;
