@@ -1,7 +1,8 @@
 //! How many idempotency keys the lanes may have (G8, G12).
 //!
 //! Half of what a store may keep is divided evenly between the lanes: each has that part to itself. The other half goes to
-//! lanes that need more. So no lane takes the part of another, and all of them together stay within the limit. `append.lua`
+//! lanes that need more. So no lane takes the part of another, and all of them together stay within the limit. Beyond it a new
+//! key is refused, and no earlier one goes before its time (G6). `append.lua`
 //! follows the same rule.
 
 use std::collections::BTreeMap;

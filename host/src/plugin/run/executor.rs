@@ -93,7 +93,8 @@ enum TurnResult {
 
 impl GuestExecutor {
     /// Starts the runtimes. The fast tier has `threads` threads and the slow tier one less. With one thread for each core,
-    /// busy guests leave a core on which HTTP and the broker wake up at once.
+    /// busy guests leave a core on which HTTP and the broker wake up at once. On a busy core each short step would wait for
+    /// milliseconds. The class `SCHED_IDLE` is no remedy: a guest without CPU time may have the lock of the address space.
     ///
     /// # Errors
     /// A thread could not be started.

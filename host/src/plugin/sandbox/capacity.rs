@@ -1,7 +1,8 @@
 //! How many instances the sandbox has room for: the wanted number, or as many as the address space holds.
 //!
 //! Each memory of a guest reserves 4 GiB of address space, so that its accesses need no checks. Most machines have 128 TiB;
-//! some kernels and limits (`ulimit -v`) leave a few hundred GiB.
+//! some kernels and limits (`ulimit -v`) leave a few hundred GiB. So the room is counted in memories: four for each attempt,
+//! which a component may have at most, would take four times the space for nothing.
 
 /// The most memories of one component.
 pub(in crate::plugin) const MAX_MEMORIES: u32 = 4;
