@@ -28,6 +28,7 @@ mod isolation;
 mod keys;
 mod large_results;
 mod log;
+mod many_publishes;
 mod operating;
 mod outgoing_http;
 mod outgoing_https;
