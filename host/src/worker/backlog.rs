@@ -13,11 +13,10 @@
 //! half of its bytes the output is left out, and records in a full lane shrink ([`AttemptDetail`]).
 //!
 //! The host looks at the store about once a second. In between it counts what its own attempts publish and end. So one host
-//! exceeds a limit of events by what a single attempt publishes, at most, and that of bytes only in its own lane, by an
-//! eighth. It does not see
-//! what other hosts publish. Of `n` hosts, each therefore fills a `2n`-th of the free room between two looks. Together they
-//! exceed a limit by one attempt of each and a few percent of the room. The few percent are there because the hosts do not
-//! look at the same moment.
+//! exceeds a limit of events by what a single attempt publishes, at most, and that of bytes only in its own lane, by half.
+//! It does not see what other hosts publish. Of `n` hosts, each therefore fills a `2n`-th of the free room between two
+//! looks. Together they exceed a limit by one attempt of each and a few percent of the room. The few percent are there
+//! because the hosts do not look at the same moment.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -32,9 +31,9 @@ const MAX_WAITING_FACTOR: u64 = 2;
 /// Other plugins may fill a lane up to its limit divided by this.
 const OTHERS_DIVISOR: u64 = 2;
 
-/// What an attempt publishes into its own lane may exceed the limit by the limit divided by this: a lane that clients have
-/// filled must still be worked off.
-const EXCESS_DIVISOR: u64 = 8;
+/// What an attempt publishes into its own lane may exceed the limit if it is no more than the limit divided by this: a lane
+/// that clients have filled must still be worked off.
+const EXCESS_DIVISOR: u64 = 2;
 /// The most that an event takes besides its attributes and its data, with the room for its attempts.
 pub(super) const EVENT_BYTES: u64 = 360 + ATTEMPTS_ROOM_BYTES;
 /// The least that it takes.
