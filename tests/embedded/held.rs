@@ -50,7 +50,7 @@ async fn at_the_start_it_is_said_who_holds_the_database() {
     let other = Connection::open(dir.path().join("eventstream.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = EmbeddedBroker::open(dir.path(), options(), &TaskGroup::new()).map(drop).unwrap_err();
-    assert!(matches!(refused, EmbeddedOpenError::Held(_)), "{refused}");
+    assert!(matches!(refused, EmbeddedOpenError::Locked(_)), "{refused}");
     other.execute_batch("ROLLBACK").unwrap();
     drop(other);
     open(dir.path());

@@ -32,7 +32,7 @@ impl From<RedisOpenError> for Error {
 impl From<EmbeddedOpenError> for Error {
     fn from(error: EmbeddedOpenError) -> Self {
         match error {
-            EmbeddedOpenError::InUse(_) | EmbeddedOpenError::Held(_) | EmbeddedOpenError::Full(_) => {
+            EmbeddedOpenError::InUse(_) | EmbeddedOpenError::Locked(_) | EmbeddedOpenError::Full(_) => {
                 Self::Unreachable(error.to_string())
             }
             _ => Self::Refused(error.to_string()),

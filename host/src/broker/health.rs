@@ -143,10 +143,10 @@ impl QueueDepth {
     /// The most bytes that one lane may hold now; `None` for no limit.
     pub fn lane_level_bytes(&self) -> Option<u64> {
         let all = [&self.waiting_bytes_by_lane, &self.failed_bytes_by_lane];
-        let held_bytes = all.iter().flat_map(|lanes| lanes.values()).sum::<u64>();
+        let stored_bytes = all.iter().flat_map(|lanes| lanes.values()).sum::<u64>();
         let room_bytes = self.waiting_by_lane.values().sum::<u64>().saturating_mul(ATTEMPTS_ROOM_BYTES);
         let lanes = self.waiting_by_lane.len() as u64;
-        let level = |share| shrinking_share(share, held_bytes.saturating_add(room_bytes), lanes);
+        let level = |share| shrinking_share(share, stored_bytes.saturating_add(room_bytes), lanes);
         Some(self.max_lane_bytes?.min(self.lane_share_bytes.map_or(u64::MAX, level)))
     }
 

@@ -12,10 +12,10 @@ pub const ATTEMPTS_ROOM_BYTES: u64 = 512;
 /// least, so that the first ones do not take the whole part.
 const OWN_DIVISOR: u64 = 4;
 
-/// The most bytes that one of `holders` may hold, where all of them hold `held_bytes` and `share_bytes` is what one may take
+/// The most bytes that one of `holders` may hold, where all of them hold `stored_bytes` and `share_bytes` is what one may take
 /// of the store.
-pub(crate) fn shrinking_share(share_bytes: u64, held_bytes: u64, holders: u64) -> u64 {
-    let left_bytes = share_bytes.saturating_mul(2).saturating_sub(held_bytes);
+pub(crate) fn shrinking_share(share_bytes: u64, stored_bytes: u64, holders: u64) -> u64 {
+    let left_bytes = share_bytes.saturating_mul(2).saturating_sub(stored_bytes);
     left_bytes.min(share_bytes).max(share_bytes / OWN_DIVISOR / holders.max(OWN_DIVISOR))
 }
 
@@ -25,7 +25,7 @@ mod tests {
 
     #[test]
     fn a_holder_has_its_whole_share_until_all_together_hold_one() {
-        for (held, holders, expected) in [
+        for (stored, holders, expected) in [
             (0, 1, 100),
             (100, 1, 100),
             (100, 9, 100),
@@ -35,7 +35,7 @@ mod tests {
             (10_000, 9, 2),
             (10_000, 1, 6),
         ] {
-            assert_eq!(shrinking_share(100, held, holders), expected, "{held} of {holders}");
+            assert_eq!(shrinking_share(100, stored, holders), expected, "{stored} of {holders}");
         }
         assert_eq!(shrinking_share(100, 0, 0), 100);
         assert!(shrinking_share(u64::MAX, 1 << 40, 3) > 1 << 60, "a store of unknown size");
@@ -44,14 +44,14 @@ mod tests {
     #[test]
     fn however_many_fill_their_parts_they_stay_within_two_shares() {
         for holders in [1, 2, 3, 8, 50, 400] {
-            let mut held = vec![0_u64; holders];
+            let mut stored = vec![0_u64; holders];
             for round in 0..200_000 {
-                let sum = held.iter().sum();
+                let sum = stored.iter().sum();
                 let most = shrinking_share(1_000_000, sum, holders as u64);
-                let one = &mut held[round % holders];
+                let one = &mut stored[round % holders];
                 *one += if *one + 1_000 <= most { 1_000 } else { 0 };
             }
-            let sum: u64 = held.iter().sum();
+            let sum: u64 = stored.iter().sum();
             assert!((990_000..=2_250_000).contains(&sum), "{holders} hold {sum}");
         }
     }

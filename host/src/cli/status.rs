@@ -157,8 +157,8 @@ struct LaneVolume<'m> {
 impl LaneVolume<'_> {
     /// How full the lane is, in percent of its limit of bytes.
     fn percent_of(&self, limit_bytes: u64) -> u64 {
-        let held_bytes = self.waiting_bytes.saturating_add(self.failed_bytes);
-        held_bytes.saturating_mul(100) / limit_bytes.max(1)
+        let stored_bytes = self.waiting_bytes.saturating_add(self.failed_bytes);
+        stored_bytes.saturating_mul(100) / limit_bytes.max(1)
     }
 
     /// What to do about a lane that is near or past its limit.

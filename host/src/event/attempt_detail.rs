@@ -31,11 +31,11 @@ pub enum AttemptDetail {
 }
 
 impl AttemptDetail {
-    /// Decides what is kept of an attempt that takes `attempt_bytes`, where `held_bytes` are held already. Attempts are kept
+    /// Decides what is kept of an attempt that takes `attempt_bytes`, where `stored_bytes` are stored already. Attempts are kept
     /// whole up to `whole_bytes`, and records become compact at `limit_bytes`.
-    pub fn for_room(held_bytes: u64, attempt_bytes: u64, whole_bytes: u64, limit_bytes: u64) -> Self {
-        match held_bytes.saturating_add(attempt_bytes) {
-            _ if held_bytes >= limit_bytes => Self::Compact,
+    pub fn for_room(stored_bytes: u64, attempt_bytes: u64, whole_bytes: u64, limit_bytes: u64) -> Self {
+        match stored_bytes.saturating_add(attempt_bytes) {
+            _ if stored_bytes >= limit_bytes => Self::Compact,
             needed_bytes if needed_bytes > whole_bytes => Self::Brief,
             _ => Self::Whole,
         }
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn the_fuller_a_lane_is_the_less_is_kept() {
         use AttemptDetail::{Brief, Compact, Whole};
-        for (held, attempt, expected) in [
+        for (stored, attempt, expected) in [
             (0, 0, Whole),
             (0, 50, Whole),
             (49, 1, Whole),
@@ -215,7 +215,7 @@ mod tests {
             (100, 0, Compact),
             (u64::MAX, u64::MAX, Compact),
         ] {
-            assert_eq!(AttemptDetail::for_room(held, attempt, 50, 100), expected, "{held} and {attempt}");
+            assert_eq!(AttemptDetail::for_room(stored, attempt, 50, 100), expected, "{stored} and {attempt}");
         }
         assert_eq!(AttemptDetail::for_room(0, 0, 0, 0), Compact, "no room at all");
     }

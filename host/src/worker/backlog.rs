@@ -185,11 +185,11 @@ impl BacklogLimit {
         let known = &mut *self.known.lock();
         let Some(limit_bytes) = known.max_lane_bytes else { return (AttemptDetail::Whole, None) };
         let backlog = known.lanes.get(lane).unwrap_or(&LaneBacklog::NOTHING);
-        let held_bytes = backlog.estimate().bytes.saturating_add(backlog.failed_bytes);
+        let stored_bytes = backlog.estimate().bytes.saturating_add(backlog.failed_bytes);
         let seen_bytes = backlog.waiting.bytes.saturating_add(backlog.failed_bytes);
         let [whole_bytes, full_bytes] =
             [limit_bytes / WHOLE_DIVISOR, limit_bytes].map(|limit| known.fill_level(seen_bytes, limit));
-        let detail = AttemptDetail::for_room(held_bytes, attempt_bytes, whole_bytes, full_bytes);
+        let detail = AttemptDetail::for_room(stored_bytes, attempt_bytes, whole_bytes, full_bytes);
         let volume = EventVolume { events: 0, bytes: detail.kept_bytes(attempt_bytes) };
         known.lanes.entry(lane.clone()).or_default().in_flight.add(volume);
         (detail, Some(LaneReservation { backlog: self.clone(), lanes: vec![(lane.clone(), volume)] }))
@@ -265,7 +265,7 @@ impl LaneBacklog {
     };
 
     /// The bytes that it holds now, with the room for the attempts of what waits.
-    fn held_bytes(&self) -> u64 {
+    fn stored_bytes(&self) -> u64 {
         let seen_room_bytes = self.waiting.room_bytes();
         self.estimate().bytes.saturating_add(seen_room_bytes).saturating_add(self.failed_bytes)
     }
@@ -300,8 +300,8 @@ impl KnownBacklog {
     fn limit_bytes(&self, divisor: u64) -> Option<u64> {
         let max_lane_bytes = self.max_lane_bytes? / divisor;
         let Some(share_bytes) = self.lane_share_bytes else { return Some(max_lane_bytes) };
-        let held_bytes = self.lanes.values().fold(0_u64, |sum, lane| sum.saturating_add(lane.held_bytes()));
-        Some(max_lane_bytes.min(shrinking_share(share_bytes / divisor, held_bytes, self.lanes.len() as u64)))
+        let stored_bytes = self.lanes.values().fold(0_u64, |sum, lane| sum.saturating_add(lane.stored_bytes()));
+        Some(max_lane_bytes.min(shrinking_share(share_bytes / divisor, stored_bytes, self.lanes.len() as u64)))
     }
 
     fn count_obstacle(&self, own: &Lane, lane: &Lane) -> Option<String> {
@@ -339,7 +339,7 @@ impl KnownBacklog {
     fn bytes_obstacle(&self, own: &Lane, lane: &Lane, more_bytes: u64) -> Option<String> {
         let limit_bytes = self.limit_bytes(if lane == own { 1 } else { OTHERS_DIVISOR })?;
         let backlog = self.lanes.get(lane).unwrap_or(&LaneBacklog::NOTHING);
-        let (all_bytes, failed_bytes) = (backlog.held_bytes(), backlog.failed_bytes);
+        let (all_bytes, failed_bytes) = (backlog.stored_bytes(), backlog.failed_bytes);
         let waiting_bytes = all_bytes.saturating_sub(failed_bytes);
         let seen_bytes =
             backlog.waiting.bytes.saturating_add(backlog.waiting.room_bytes()).saturating_add(failed_bytes);

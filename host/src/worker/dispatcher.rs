@@ -148,8 +148,8 @@ impl Dispatcher {
             CallResult::Claimed(asked_at, _, Ok(deliveries)) => {
                 self.backoff.reset();
                 for delivery in deliveries {
-                    let hold = self.shared.held.hold(&delivery.receipt, asked_at);
-                    self.queue.push(delivery, hold);
+                    let lease = self.shared.leased.keep(&delivery.receipt, asked_at);
+                    self.queue.push(delivery, lease);
                 }
                 None
             }

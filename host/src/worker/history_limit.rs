@@ -126,8 +126,8 @@ impl HistoryLimit {
         let known = &mut *self.known.lock();
         let Some(step_bytes) = known.step_bytes() else { return AttemptDetail::Whole };
         let lane = known.lanes.entry(lane.clone()).or_default();
-        let held_bytes = lane.attempt_bytes.saturating_add(lane.own_bytes());
-        let detail = AttemptDetail::for_room(held_bytes, attempt_bytes, step_bytes, step_bytes);
+        let stored_bytes = lane.attempt_bytes.saturating_add(lane.own_bytes());
+        let detail = AttemptDetail::for_room(stored_bytes, attempt_bytes, step_bytes, step_bytes);
         lane.attempt_bytes = lane.attempt_bytes.saturating_add(detail.kept_bytes(attempt_bytes));
         detail
     }

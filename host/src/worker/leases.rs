@@ -18,34 +18,34 @@ const MAX_BATCH: usize = 100;
 
 /// The deliveries that this host holds.
 #[derive(Clone, Default)]
-pub(super) struct HeldDeliveries {
-    entries: Arc<Mutex<HashMap<Receipt, HeldEntry>>>,
+pub(super) struct LeasedDeliveries {
+    entries: Arc<Mutex<HashMap<Receipt, LeaseEntry>>>,
 }
 
-struct HeldEntry {
+struct LeaseEntry {
     renewed_at: Instant,
     lost: CancellationToken,
 }
 
-/// One held delivery. Dropping it ends the renewals.
-pub(super) struct DeliveryHold {
-    held: HeldDeliveries,
+/// The lease of one delivery. Dropping it ends the renewals.
+pub(super) struct DeliveryLease {
+    leased: LeasedDeliveries,
     receipt: Receipt,
     lost: CancellationToken,
 }
 
-impl HeldDeliveries {
-    /// Holds a delivery whose lease began at `claimed_at` or later.
-    pub(super) fn hold(&self, receipt: &Receipt, claimed_at: Instant) -> DeliveryHold {
+impl LeasedDeliveries {
+    /// Keeps the lease of a delivery, which began at `claimed_at` or later.
+    pub(super) fn keep(&self, receipt: &Receipt, claimed_at: Instant) -> DeliveryLease {
         let lost = CancellationToken::new();
-        let entry = HeldEntry { renewed_at: claimed_at, lost: lost.clone() };
+        let entry = LeaseEntry { renewed_at: claimed_at, lost: lost.clone() };
         self.entries.lock().insert(receipt.clone(), entry);
-        DeliveryHold { held: self.clone(), receipt: receipt.clone(), lost }
+        DeliveryLease { leased: self.clone(), receipt: receipt.clone(), lost }
     }
 
     /// The receipts that were last renewed `age` or longer ago.
     fn due(&self, now: Instant, age: Duration) -> Vec<Receipt> {
-        let is_due = |entry: &HeldEntry| now.saturating_duration_since(entry.renewed_at) >= age;
+        let is_due = |entry: &LeaseEntry| now.saturating_duration_since(entry.renewed_at) >= age;
         self.entries.lock().iter().filter(|(_, entry)| is_due(entry)).map(|(receipt, _)| receipt.clone()).collect()
     }
 
@@ -64,16 +64,16 @@ impl HeldDeliveries {
     }
 }
 
-impl DeliveryHold {
+impl DeliveryLease {
     /// Cancelled when a renewal finds that the lease was lost.
     pub(super) fn lost(&self) -> &CancellationToken {
         &self.lost
     }
 }
 
-impl Drop for DeliveryHold {
+impl Drop for DeliveryLease {
     fn drop(&mut self) {
-        self.held.entries.lock().remove(&self.receipt);
+        self.leased.entries.lock().remove(&self.receipt);
     }
 }
 
@@ -89,13 +89,17 @@ impl LeaseKeeper {
     ///
     /// # Errors
     /// The thread or its runtime could not be started.
-    pub(super) fn start(held: HeldDeliveries, leases: Arc<dyn LeaseRenewal>, lease: Duration) -> std::io::Result<Self> {
+    pub(super) fn start(
+        leased: LeasedDeliveries,
+        leases: Arc<dyn LeaseRenewal>,
+        lease: Duration,
+    ) -> std::io::Result<Self> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new()
             .name("leases".into())
-            .spawn(move || runtime.block_on(renew_leases(held, leases, lease, stopped)))?;
+            .spawn(move || runtime.block_on(renew_leases(leased, leases, lease, stopped)))?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }
@@ -111,7 +115,12 @@ impl Drop for LeaseKeeper {
     }
 }
 
-async fn renew_leases(held: HeldDeliveries, leases: Arc<dyn LeaseRenewal>, lease: Duration, stop: CancellationToken) {
+async fn renew_leases(
+    leased: LeasedDeliveries,
+    leases: Arc<dyn LeaseRenewal>,
+    lease: Duration,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(lease / 12);
     let mut called_at = Instant::now();
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -122,7 +131,7 @@ async fn renew_leases(held: HeldDeliveries, leases: Arc<dyn LeaseRenewal>, lease
         }
         // Leases that are due soon are renewed with those that are due, so that there are few calls.
         let now = Instant::now();
-        let due = if held.due(now, lease / 3).is_empty() { Vec::new() } else { held.due(now, lease / 6) };
+        let due = if leased.due(now, lease / 3).is_empty() { Vec::new() } else { leased.due(now, lease / 6) };
         // A renewal also shows that this consumer is alive. A host without deliveries sends an empty one.
         if due.is_empty() && now.saturating_duration_since(called_at) < lease / 3 {
             continue;
@@ -139,7 +148,7 @@ async fn renew_leases(held: HeldDeliveries, leases: Arc<dyn LeaseRenewal>, lease
                     for receipt in &lost {
                         tracing::warn!(event.id = %receipt.event_id, lane = %receipt.lane, "lease lost, attempt cancelled");
                     }
-                    held.note_renewal(batch, asked_at, &lost);
+                    leased.note_renewal(batch, asked_at, &lost);
                 }
                 Err(error) if batch.is_empty() => tracing::debug!("could not report that this host is alive: {error}"),
                 Err(error) => tracing::warn!(deliveries = batch.len(), "could not renew leases: {error}"),
@@ -169,9 +178,9 @@ mod tests {
 
     #[test]
     fn a_lost_lease_cancels_only_its_own_handler() {
-        let held = HeldDeliveries::default();
-        let (odd, even) = (held.hold(&receipt(1), Instant::now()), held.hold(&receipt(2), Instant::now()));
-        let _keeper = LeaseKeeper::start(held, Arc::new(LosesOdd), Duration::from_millis(30)).unwrap();
+        let leased = LeasedDeliveries::default();
+        let (odd, even) = (leased.keep(&receipt(1), Instant::now()), leased.keep(&receipt(2), Instant::now()));
+        let _keeper = LeaseKeeper::start(leased, Arc::new(LosesOdd), Duration::from_millis(30)).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(odd.lost().cancelled());
         assert!(!even.lost().is_cancelled());
@@ -179,12 +188,12 @@ mod tests {
 
     #[test]
     fn a_dropped_hold_is_not_renewed() {
-        let held = HeldDeliveries::default();
+        let leased = LeasedDeliveries::default();
         let before = Instant::now();
-        let hold = held.hold(&receipt(1), before);
-        assert_eq!(held.due(before + Duration::from_secs(1), Duration::from_secs(1)).len(), 1);
-        assert_eq!(held.due(before, Duration::from_secs(1)).len(), 0);
-        drop(hold);
-        assert_eq!(held.due(before + Duration::from_secs(1), Duration::from_secs(1)).len(), 0);
+        let lease = leased.keep(&receipt(1), before);
+        assert_eq!(leased.due(before + Duration::from_secs(1), Duration::from_secs(1)).len(), 1);
+        assert_eq!(leased.due(before, Duration::from_secs(1)).len(), 0);
+        drop(lease);
+        assert_eq!(leased.due(before + Duration::from_secs(1), Duration::from_secs(1)).len(), 0);
     }
 }

@@ -42,7 +42,7 @@ use self::backlog::BacklogLimit;
 use self::coverage::HostCoverage;
 use self::handler::DeliveryHandler;
 use self::history_limit::HistoryLimit;
-use self::leases::{HeldDeliveries, LeaseKeeper};
+use self::leases::{LeaseKeeper, LeasedDeliveries};
 use self::plugin_state::StateReads;
 use self::ready_queue::ReadyQueue;
 use self::settler::SettleQueue;
@@ -78,8 +78,8 @@ impl Worker {
         options: WorkerOptions,
         tasks: &TaskGroup,
     ) -> std::io::Result<Self> {
-        let held = HeldDeliveries::default();
-        let keeper = LeaseKeeper::start(held.clone(), broker.lease_renewal(), options.lease)?;
+        let leased = LeasedDeliveries::default();
+        let keeper = LeaseKeeper::start(leased.clone(), broker.lease_renewal(), options.lease)?;
         let own_tasks = TaskGroup::new();
         let handler_appeared = Arc::new(Notify::new());
         let coverage =
@@ -117,7 +117,7 @@ impl Worker {
             coverage,
             pauses,
             handler_appeared,
-            held,
+            leased,
             options,
             stop: own_tasks.stop_token().clone(),
             give_up: CancellationToken::new(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::ready_queue::MAX_HELD;
+use super::ready_queue::MAX_LEASED;
 use crate::event::RetryPolicies;
 
 /// The settings of a worker.
@@ -28,6 +28,6 @@ impl WorkerOptions {
     /// The host's limit that follows from the limit of one plugin. It leaves room for many plugins and stays within the
     /// number of deliveries that a host can hold.
     pub fn host_concurrency_for(concurrency: usize) -> usize {
-        concurrency.saturating_mul(8).clamp(64, MAX_HELD)
+        concurrency.saturating_mul(8).clamp(64, MAX_LEASED)
     }
 }

@@ -1,6 +1,7 @@
 //! Claimed deliveries that wait for a slot, by lane, and the slots themselves.
 //!
-//! The dispatcher adds deliveries, and runners on guest threads take them. Both use one lock and hold it for a few
+//! The dispatcher adds deliveries, and runners on guest threads take them. A task for each delivery would
+//! instead cost four hand-overs between threads. Both use one lock and hold it for a few
 //! instructions. The dispatcher is woken only when it can claim or start something new, not for each event.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -13,13 +14,13 @@ use tokio::sync::{Notify, oneshot};
 
 use super::handler_pace::HandlerPace;
 use super::lane_pauses::LanePauses;
-use super::leases::DeliveryHold;
+use super::leases::DeliveryLease;
 use super::slots::{SlotTable, WantingLane};
 
 /// How many deliveries this host holds at most: waiting, running, or not settled yet.
-pub(super) const MAX_HELD: usize = 4_096;
+pub(super) const MAX_LEASED: usize = 4_096;
 /// How many of one lane it holds at most. A lane whose deliveries cannot be settled leaves room for the others.
-const MAX_HELD_OF_LANE: usize = MAX_HELD / 2;
+const MAX_LEASED_OF_LANE: usize = MAX_LEASED / 2;
 /// How many bytes of payload may wait for a slot, in all lanes. Sizes are estimated before a claim, so it may be exceeded.
 const MAX_WAITING_BYTES: usize = 64 * 1_024 * 1_024;
 /// How long a delivery may wait for a slot before it goes back to its lane. Claims aim at a far shorter wait.
@@ -43,8 +44,8 @@ struct ReadyQueueState {
     /// Sorted, because [`SlotTable::plan_claim`] rotates the order from claim to claim.
     lanes: BTreeMap<Lane, ClaimableLane>,
     runners: HashMap<Lane, usize>,
-    held: HashMap<Lane, usize>,
-    total_held: usize,
+    leased: HashMap<Lane, usize>,
+    total_leased: usize,
     waiting_bytes: usize,
     pauses: LanePauses,
     /// Lanes that begin no attempt until the history has been trimmed.
@@ -58,16 +59,16 @@ struct ClaimableLane {
     is_unasked: bool,
 }
 
-/// A held delivery that waits for a slot.
+/// A delivery that waits for a slot.
 pub(super) struct WaitingDelivery {
     pub(super) delivery: Delivery,
     pub(super) guard: DeliveryGuard,
     since: Instant,
 }
 
-/// Held while this host holds a delivery. Dropped when the delivery was settled or lost.
+/// Lives as long as this host has a delivery. Dropped when the delivery was settled or lost.
 pub(super) struct DeliveryGuard {
-    pub(super) hold: DeliveryHold,
+    pub(super) lease: DeliveryLease,
     /// Dropping it ends the wait of the recovery loop.
     _ended: Option<oneshot::Sender<()>>,
     counted: Option<(Arc<ReadyQueue>, Lane)>,
@@ -102,7 +103,7 @@ impl ReadyQueue {
         state.slots.set_limits(lanes);
     }
 
-    /// The next claim. `None` when no lane can use a delivery, or when this host holds [`MAX_HELD`] deliveries.
+    /// The next claim. `None` when no lane can use a delivery, or when this host holds [`MAX_LEASED`] deliveries.
     pub(super) fn next_claim(&self) -> Option<ClaimRequest> {
         let state = &mut *self.state.lock();
         let mut wanting = Vec::with_capacity(state.lanes.len());
@@ -113,13 +114,13 @@ impl ReadyQueue {
                 continue;
             }
             claimable.is_unasked = true;
-            if state.held.get(lane).is_some_and(|held| *held >= MAX_HELD_OF_LANE) {
+            if state.leased.get(lane).is_some_and(|leased| *leased >= MAX_LEASED_OF_LANE) {
                 continue;
             }
             let ahead = state.pace.read_ahead(lane, claimable.slots, room_bytes);
             wanting.push(WantingLane::new(lane, claimable.slots, ahead));
         }
-        let room = MAX_HELD.saturating_sub(state.total_held);
+        let room = MAX_LEASED.saturating_sub(state.total_leased);
         let mut claim = if room > 0 { state.slots.plan_claim(&wanting)? } else { return None };
         for demand in &claim.lanes {
             if let Some(claimable) = state.lanes.get_mut(&demand.lane) {
@@ -130,7 +131,7 @@ impl ReadyQueue {
         Some(claim)
     }
 
-    /// Stops claims from this lane for a moment, because it held a delivery that only another host can handle.
+    /// Stops claims from this lane for a moment, because it had a delivery that only another host can handle.
     pub(super) fn pause_lane(&self, lane: &Lane) {
         self.state.lock().pauses.pause(lane, Instant::now());
     }
@@ -149,12 +150,12 @@ impl ReadyQueue {
     }
 
     /// Adds a claimed delivery, which waits for a slot of its lane.
-    pub(super) fn push(self: &Arc<Self>, delivery: Delivery, hold: DeliveryHold) {
+    pub(super) fn push(self: &Arc<Self>, delivery: Delivery, lease: DeliveryLease) {
         let lane = delivery.receipt.lane.clone();
-        let guard = DeliveryGuard { hold, _ended: None, counted: Some((self.clone(), lane.clone())) };
+        let guard = DeliveryGuard { lease, _ended: None, counted: Some((self.clone(), lane.clone())) };
         let state = &mut *self.state.lock();
-        state.total_held += 1;
-        *state.held.entry(lane.clone()).or_default() += 1;
+        state.total_leased += 1;
+        *state.leased.entry(lane.clone()).or_default() += 1;
         state.slots.add_waiting(&lane);
         let size_bytes = size_bytes(&delivery);
         state.waiting_bytes += size_bytes;
@@ -283,7 +284,7 @@ impl LaneRunner {
                 state.waiting_bytes -= size_bytes(&waiting.delivery);
                 state.slots.remove_waiting(&self.lane);
                 // Another consumer holds it by now. Its guard takes the lock, so it is dropped after this block.
-                if waiting.guard.hold.lost().is_cancelled() {
+                if waiting.guard.lease.lost().is_cancelled() {
                     lost.push(waiting);
                 } else {
                     state.slots.take(&self.lane);
@@ -336,9 +337,9 @@ impl Drop for SlotGuard {
 
 impl DeliveryGuard {
     /// A guard for a recovered delivery, which takes no slot. The receiver ends when the guard is dropped.
-    pub(super) fn for_suspect(hold: DeliveryHold) -> (Self, oneshot::Receiver<()>) {
+    pub(super) fn for_suspect(lease: DeliveryLease) -> (Self, oneshot::Receiver<()>) {
         let (ended, has_ended) = oneshot::channel();
-        (Self { hold, _ended: Some(ended), counted: None }, has_ended)
+        (Self { lease, _ended: Some(ended), counted: None }, has_ended)
     }
 }
 
@@ -347,15 +348,15 @@ impl Drop for DeliveryGuard {
         let Some((queue, lane)) = &self.counted else { return };
         let was_full = {
             let state = &mut *queue.state.lock();
-            state.total_held -= 1;
-            let left = state.held.get_mut(lane).map_or(0, |held| {
-                *held -= 1;
-                *held
+            state.total_leased -= 1;
+            let left = state.leased.get_mut(lane).map_or(0, |leased| {
+                *leased -= 1;
+                *leased
             });
             if left == 0 {
-                state.held.remove(lane);
+                state.leased.remove(lane);
             }
-            state.total_held + 1 >= MAX_HELD || left + 1 >= MAX_HELD_OF_LANE
+            state.total_leased + 1 >= MAX_LEASED || left + 1 >= MAX_LEASED_OF_LANE
         };
         if was_full {
             queue.wakeup.notify_one();

@@ -26,7 +26,7 @@ const MAX_BATCH: usize = 200;
 /// How many calls may run at once: the store works on one while the next one travels.
 const MAX_CALLS: usize = 2;
 
-/// Accepts settles. The channel is unbounded, but a host never has more settles than held deliveries.
+/// Accepts settles. The channel is unbounded, but a host never has more settles than deliveries.
 #[derive(Clone)]
 pub(super) struct SettleQueue {
     queue: mpsc::UnboundedSender<SettleItem>,
@@ -44,9 +44,9 @@ pub(super) struct SettleItem {
 
 /// How a settle ended.
 pub(super) enum SettleConclusion {
-    /// The delivery is no longer held.
+    /// The lease of the delivery is over.
     Over,
-    /// The plugin state changed meanwhile. The delivery is still held and must be handled again.
+    /// The plugin state changed meanwhile. The lease goes on, and the delivery must be handled again.
     Conflict(DeliveryGuard),
 }
 
@@ -118,7 +118,7 @@ impl SettleBatches {
     }
 
     async fn settle(&self, mut batch: Vec<SettleItem>) {
-        batch.retain(|item| !item.guard.hold.lost().is_cancelled());
+        batch.retain(|item| !item.guard.lease.lost().is_cancelled());
         match self.try_settle(&batch).await {
             Ok(settled) => self.conclude(batch, settled),
             Err(error) if error.is_transient() || batch.len() == 1 => self.retry(batch, &error),

@@ -76,8 +76,8 @@ pub(super) async fn recover(shared: Arc<WorkerState>, tasks: TaskGroup) -> anyho
                         event.id = %suspect.receipt.event_id, lane = %suspect.receipt.lane, deliveries = suspect.deliveries,
                         "delivery taken over from a consumer that is gone"
                     );
-                    let hold = shared.held.hold(&suspect.receipt, asked_at);
-                    let (guard, ended) = DeliveryGuard::for_suspect(hold);
+                    let lease = shared.leased.keep(&suspect.receipt, asked_at);
+                    let (guard, ended) = DeliveryGuard::for_suspect(lease);
                     let (worker, token) = (shared.clone(), tasks.token());
                     shared.plugins.spawn_job(GuestJob::new(|meter| async move {
                         worker.handle_delivery(suspect, guard, None, meter).await;

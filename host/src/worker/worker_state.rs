@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::coverage::HostCoverage;
 use super::handler::{AttemptReservations, DeliveryHandler, returned};
-use super::leases::HeldDeliveries;
+use super::leases::LeasedDeliveries;
 use super::options::WorkerOptions;
 use super::ready_queue::{DeliveryGuard, ReadyQueue, SlotGuard};
 use super::settler::{SettleConclusion, SettleItem, SettleQueue};
@@ -27,7 +27,7 @@ pub(super) struct WorkerState {
     pub(super) pauses: Arc<PauseBoard>,
     /// Notified when an event failed without a handler and a handler may exist by now.
     pub(super) handler_appeared: Arc<Notify>,
-    pub(super) held: HeldDeliveries,
+    pub(super) leased: LeasedDeliveries,
     pub(super) queue: Arc<ReadyQueue>,
     pub(super) options: WorkerOptions,
     /// Cancelled when the worker must claim nothing more.
@@ -51,7 +51,7 @@ impl WorkerState {
             // A suspect stays in its lane, so it waits until its plugin is loaded.
             tokio::select! {
                 () = self.plugins.routed(&delivery.record.event.event_type) => {}
-                () = guard.hold.lost().cancelled() => return,
+                () = guard.lease.lost().cancelled() => return,
                 () = self.stop.cancelled() => {
                     let reservations = AttemptReservations::default();
                     return self.settler.submit(SettleItem::new(returned(delivery, lane), guard, reservations));
@@ -59,7 +59,7 @@ impl WorkerState {
             }
         }
         loop {
-            let lost = guard.hold.lost().clone();
+            let lost = guard.lease.lost().clone();
             let (settle, reservations) = tokio::select! {
                 biased;
                 handled = self.handler.handle(delivery.clone(), meter.clone()) => handled,
@@ -82,9 +82,9 @@ impl WorkerState {
                 conclusion = self.settler.settle(item) => conclusion,
                 () = lost.cancelled() => return,
             };
-            let SettleConclusion::Conflict(still_held) = conclusion else { return drop(slot) };
+            let SettleConclusion::Conflict(kept_guard) = conclusion else { return drop(slot) };
             tracing::debug!(event.id = %delivery.receipt.event_id, "its state changed meanwhile: handled again");
-            guard = still_held;
+            guard = kept_guard;
         }
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct TimedStream<S> {
     phases: PhaseTracker,
     timeouts: ConnectionTimeouts,
     /// Bytes that arrived with the end of a request and belong to the next ones.
-    held_back: Vec<u8>,
+    next_requests: Vec<u8>,
     /// Fires at the end of the phase or earlier.
     timer: Option<Pin<Box<Sleep>>>,
     pace: PaceWatch,
@@ -62,7 +62,7 @@ impl<S> TimedStream<S> {
             stream,
             phases,
             timeouts,
-            held_back: Vec::new(),
+            next_requests: Vec::new(),
             timer: None,
             pace: PaceWatch::new(timeouts.write_pace),
             linger_timer: None,
@@ -119,15 +119,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TimedStream<S> {
                 return Poll::Ready(Err(eviction_error()));
             }
         }
-        if !self.held_back.is_empty() {
-            let offered = self.held_back.len().min(buffer.remaining());
-            return match self.phases.record_bytes(&self.held_back[..offered]) {
+        if !self.next_requests.is_empty() {
+            let offered = self.next_requests.len().min(buffer.remaining());
+            return match self.phases.record_bytes(&self.next_requests[..offered]) {
                 Ok(0) => self.poll_request_bytes(cx, buffer),
                 Ok(consumed) => {
-                    buffer.put_slice(&self.held_back[..consumed]);
-                    self.held_back.drain(..consumed);
-                    if self.held_back.is_empty() {
-                        self.held_back = Vec::new();
+                    buffer.put_slice(&self.next_requests[..consumed]);
+                    self.next_requests.drain(..consumed);
+                    if self.next_requests.is_empty() {
+                        self.next_requests = Vec::new();
                     }
                     Poll::Ready(Ok(()))
                 }
@@ -144,7 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TimedStream<S> {
         match self.phases.record_bytes(bytes) {
             Ok(consumed) => {
                 buffer.put_slice(&bytes[..consumed]);
-                self.held_back.extend_from_slice(&bytes[consumed..]);
+                self.next_requests.extend_from_slice(&bytes[consumed..]);
                 // An empty buffer would be the end of the stream. The next call has the reason why nothing was consumed.
                 if consumed == 0 { self.poll_request_bytes(cx, buffer) } else { Poll::Ready(Ok(())) }
             }

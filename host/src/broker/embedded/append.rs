@@ -104,10 +104,10 @@ pub(super) fn append(
         for lane in wanted.keys() {
             let of_lane = events.iter().zip(&known).filter(|(event, known)| known.is_none() && event.lane == **lane);
             let more: u64 = of_lane.map(|(event, _)| event.row_bytes() + ATTEMPTS_ROOM_BYTES).sum();
-            let (waiting_bytes, failed_bytes) = totals.lane_named(lane).map_or((0, 0), LaneTotal::held_bytes);
-            let held_bytes = waiting_bytes.saturating_add(failed_bytes);
+            let (waiting_bytes, failed_bytes) = totals.lane_named(lane).map_or((0, 0), LaneTotal::stored_bytes);
+            let stored_bytes = waiting_bytes.saturating_add(failed_bytes);
             let limit_bytes = totals.lane_level_bytes(step.options.max_waiting_bytes, step.share_bytes, lane);
-            if held_bytes > 0 && held_bytes.saturating_add(more) > limit_bytes {
+            if stored_bytes > 0 && stored_bytes.saturating_add(more) > limit_bytes {
                 let lane = (*lane).clone();
                 return Ok(Err(Error::LaneHeavy { lane, waiting_bytes, failed_bytes, limit_bytes }));
             }

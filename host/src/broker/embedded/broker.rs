@@ -26,7 +26,7 @@ use super::audit;
 use super::claim::{self, ClaimedRow};
 use super::columns::StoryColumns;
 use super::history;
-use super::leases::{HeldDelivery, LeaseTable, LeaseToken};
+use super::leases::{LeaseTable, LeaseToken, LeasedDelivery};
 use super::plugin_state;
 use super::restore::{PreparedItem, restore};
 use super::retention;
@@ -133,14 +133,14 @@ impl EmbeddedBroker {
     }
 
     fn receipt(&self, claimed: &ClaimedRow) -> Receipt {
-        let HeldDelivery { number, place, .. } = claimed.held;
+        let LeasedDelivery { number, place, .. } = claimed.delivery;
         let (body_bytes, story_bytes) = (claimed.found.body_bytes(), claimed.found.story_bytes());
         let entry = LeaseToken { opening: self.opening, number, place, body_bytes, story_bytes };
         Receipt {
             event_id: claimed.found.id().unwrap_or_else(|_| EventId::new()),
             lane: claimed.lane.clone(),
             entry: entry.to_string(),
-            deliveries: claimed.held.deliveries,
+            deliveries: claimed.delivery.deliveries,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::broker::{ClaimRequest, Error, Lane, PromoteOutcome};
 
 use super::append::ensure_lane;
 use super::columns::{RawColumns, record_columns};
-use super::leases::{HeldDelivery, LeaseChange, LeaseTable};
+use super::leases::{LeaseChange, LeaseTable, LeasedDelivery};
 use super::step::WriteContext;
 use super::store::contradiction;
 
@@ -20,7 +20,7 @@ const MAX_PROMOTED: i64 = 500;
 /// A delivery whose event is not decoded yet.
 #[derive(Debug)]
 pub(super) struct ClaimedRow {
-    pub(super) held: HeldDelivery,
+    pub(super) delivery: LeasedDelivery,
     pub(super) lane: Lane,
     pub(super) found: RawColumns,
 }
@@ -65,8 +65,8 @@ fn claim_from_lane(
         ))?;
         let mut rows = waiting.query((number, i64::try_from(share).unwrap_or(i64::MAX)))?;
         while let Some(row) = rows.next()? {
-            let held = HeldDelivery { number: row.get(0)?, lane: number, place: row.get(1)?, deliveries: 1 };
-            claimed.push(ClaimedRow { held, lane: lane.clone(), found: RawColumns::read(row, 2)? });
+            let delivery = LeasedDelivery { number: row.get(0)?, lane: number, place: row.get(1)?, deliveries: 1 };
+            claimed.push(ClaimedRow { delivery, lane: lane.clone(), found: RawColumns::read(row, 2)? });
         }
     }
     let taken = &claimed[first..];
@@ -78,13 +78,13 @@ fn claim_from_lane(
             "UPDATE event INDEXED BY queued SET state = 1, deliveries = 1 \
              WHERE state = 0 AND lane = ?1 AND place <= ?2",
         )?
-        .execute((number, last.held.place))?;
+        .execute((number, last.delivery.place))?;
     if updated != taken.len() {
         let words = format!("{} events of lane {lane} were read and {updated} updated", taken.len());
         return Err(contradiction(words));
     }
-    for ClaimedRow { held, .. } in taken {
-        step.changes.push(LeaseChange::Begins(*held));
+    for ClaimedRow { delivery, .. } in taken {
+        step.changes.push(LeaseChange::Begins(*delivery));
         step.totals.add_queued(number, -1);
         step.totals.running += 1;
     }
@@ -99,14 +99,14 @@ pub(super) fn recover(
 ) -> rusqlite::Result<Result<Vec<ClaimedRow>, Error>> {
     let mut recovered = Vec::new();
     for expired in leases.next_takeover(max) {
-        let held = HeldDelivery { deliveries: expired.deliveries.saturating_add(1), ..expired };
+        let delivery = LeasedDelivery { deliveries: expired.deliveries.saturating_add(1), ..expired };
         // An earlier job of this group may have settled or taken over the delivery.
         let taken = step
             .db
             .prepare_cached(
                 "UPDATE event SET deliveries = ?4 WHERE number = ?1 AND state = 1 AND place = ?2 AND deliveries = ?3",
             )?
-            .execute(params![expired.number, expired.place, expired.deliveries, held.deliveries])?;
+            .execute(params![expired.number, expired.place, expired.deliveries, delivery.deliveries])?;
         if taken == 0 {
             continue;
         }
@@ -117,10 +117,10 @@ pub(super) fn recover(
                 record_columns!(),
                 " FROM event AS e JOIN body AS b ON b.number = e.number WHERE e.number = ?1"
             ))?
-            .query_row([held.number], |row| Ok((row.get(0)?, RawColumns::read(row, 1)?)))?;
+            .query_row([delivery.number], |row| Ok((row.get(0)?, RawColumns::read(row, 1)?)))?;
         let lane = step.totals.lane(lane).map_or_else(Lane::unrouted, |lane| lane.lane.clone());
-        recovered.push(ClaimedRow { held, lane, found });
-        step.changes.push(LeaseChange::Begins(held));
+        recovered.push(ClaimedRow { delivery, lane, found });
+        step.changes.push(LeaseChange::Begins(delivery));
         step.totals.counters.recovered += 1;
     }
     Ok(Ok(recovered))

@@ -1,4 +1,4 @@
-//! Leases: which deliveries are held, and until when.
+//! Leases: who has which deliveries, and until when.
 //!
 //! Leases are in memory, since one process owns the store and all leases end with it. They use the monotonic clock, so
 //! a change of the wall clock ends none. The database holds each delivery and its count, and decides who may settle. So
@@ -48,9 +48,9 @@ impl FromStr for LeaseToken {
     }
 }
 
-/// A delivery that a consumer holds, or that one held when its process ended.
+/// A delivery that a consumer holds, or that one had when its process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct HeldDelivery {
+pub(super) struct LeasedDelivery {
     pub(super) number: i64,
     /// The number of its lane.
     pub(super) lane: i64,
@@ -61,7 +61,7 @@ pub(super) struct HeldDelivery {
 /// A change of a lease. It takes effect after the commit of its step.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum LeaseChange {
-    Begins(HeldDelivery),
+    Begins(LeasedDelivery),
     Ends { number: i64 },
 }
 
@@ -83,7 +83,7 @@ struct KnownLeases {
 }
 
 struct Lease {
-    held: HeldDelivery,
+    delivery: LeasedDelivery,
     /// `None` for a delivery of an earlier opening.
     until: Option<Instant>,
 }
@@ -96,47 +96,47 @@ impl Lease {
 }
 
 impl KnownLeases {
-    fn put(&mut self, held: HeldDelivery, until: Option<Instant>) {
-        self.remove(held.number);
-        self.leases.insert(held.number, Lease { held, until });
+    fn put(&mut self, delivery: LeasedDelivery, until: Option<Instant>) {
+        self.remove(delivery.number);
+        self.leases.insert(delivery.number, Lease { delivery, until });
         if until.is_none() {
-            self.orphaned.insert((held.deliveries, held.lane, held.place, held.number));
+            self.orphaned.insert((delivery.deliveries, delivery.lane, delivery.place, delivery.number));
         }
     }
 
     fn remove(&mut self, number: i64) {
-        if let Some(Lease { held, until: None }) = self.leases.remove(&number) {
-            self.orphaned.remove(&(held.deliveries, held.lane, held.place, held.number));
+        if let Some(Lease { delivery, until: None }) = self.leases.remove(&number) {
+            self.orphaned.remove(&(delivery.deliveries, delivery.lane, delivery.place, delivery.number));
         }
     }
 
     /// The orphaned deliveries to take over next: at least `max`, if there are so many. Examines at most `max` of each
     /// lane and delivery count.
-    fn next_orphaned(&self, max: usize) -> Vec<HeldDelivery> {
+    fn next_orphaned(&self, max: usize) -> Vec<LeasedDelivery> {
         let (mut next, mut from) = (Vec::new(), (0, i64::MIN, i64::MIN, i64::MIN));
         while let Some(&(deliveries, lane, ..)) = self.orphaned.range(from..).next() {
-            let is_next_count = next.last().is_some_and(|held: &HeldDelivery| held.deliveries < deliveries);
+            let is_next_count = next.last().is_some_and(|delivery: &LeasedDelivery| delivery.deliveries < deliveries);
             if is_next_count && next.len() >= max {
                 break;
             }
             let of_lane =
                 self.orphaned.range(from..).take(max).take_while(|orphan| (orphan.0, orphan.1) == (deliveries, lane));
-            next.extend(of_lane.filter_map(|(.., number)| Some(self.leases.get(number)?.held)));
+            next.extend(of_lane.filter_map(|(.., number)| Some(self.leases.get(number)?.delivery)));
             from = (deliveries, lane.saturating_add(1), i64::MIN, i64::MIN);
         }
         self.in_takeover_order(next)
     }
 
-    fn in_takeover_order(&self, held: Vec<HeldDelivery>) -> Vec<HeldDelivery> {
-        takeover_order(held, self.last_lane.as_ref(), |held| (held.deliveries, held.lane))
+    fn in_takeover_order(&self, found: Vec<LeasedDelivery>) -> Vec<LeasedDelivery> {
+        takeover_order(found, self.last_lane.as_ref(), |delivery| (delivery.deliveries, delivery.lane))
     }
 }
 
 impl LeaseTable {
     /// A table with the deliveries that earlier openings left.
-    pub(super) fn new(opening: i64, lease: Duration, orphaned: Vec<HeldDelivery>) -> Arc<Self> {
+    pub(super) fn new(opening: i64, lease: Duration, orphaned: Vec<LeasedDelivery>) -> Arc<Self> {
         let mut known = KnownLeases::default();
-        orphaned.into_iter().for_each(|held| known.put(held, None));
+        orphaned.into_iter().for_each(|delivery| known.put(delivery, None));
         Arc::new(Self { opening, lease, known: Mutex::new(known) })
     }
 
@@ -146,7 +146,7 @@ impl LeaseTable {
         let mut known = self.lock();
         for change in changes {
             match *change {
-                LeaseChange::Begins(held) => known.put(held, Some(until)),
+                LeaseChange::Begins(delivery) => known.put(delivery, Some(until)),
                 LeaseChange::Ends { number } => known.remove(number),
             }
         }
@@ -163,18 +163,18 @@ impl LeaseTable {
     /// Orphaned deliveries come first. Among those, and among the others, the fewest delivery count comes first: an
     /// event that takes its host down again and again does not delay the others. Among equal counts the lanes take
     /// turns.
-    pub(super) fn next_takeover(&self, max: usize) -> Vec<HeldDelivery> {
+    pub(super) fn next_takeover(&self, max: usize) -> Vec<LeasedDelivery> {
         let now = Instant::now();
         let mut known = self.lock();
-        let mut held = known.next_orphaned(max);
-        if held.len() < max {
+        let mut next = known.next_orphaned(max);
+        if next.len() < max {
             let mut over: Vec<&Lease> = known.leases.values().filter(|lease| lease.has_ended(now)).collect();
-            over.sort_unstable_by_key(|lease| (lease.until, lease.held.place));
-            held.extend(known.in_takeover_order(over.into_iter().map(|lease| lease.held).collect()));
+            over.sort_unstable_by_key(|lease| (lease.until, lease.delivery.place));
+            next.extend(known.in_takeover_order(over.into_iter().map(|lease| lease.delivery).collect()));
         }
-        held.truncate(max);
-        known.last_lane = held.last().map(|held| held.lane).or(known.last_lane);
-        held
+        next.truncate(max);
+        known.last_lane = next.last().map(|delivery| delivery.lane).or(known.last_lane);
+        next
     }
 
     fn lock(&self) -> parking_lot::MutexGuard<'_, KnownLeases> {
@@ -191,7 +191,7 @@ impl LeaseRenewal for LeaseTable {
         let mut renewed = |receipt: &&Receipt| {
             let Ok(entry) = receipt.entry.parse::<LeaseToken>() else { return false };
             let is_same = |lease: &Lease| {
-                let HeldDelivery { place, deliveries, .. } = lease.held;
+                let LeasedDelivery { place, deliveries, .. } = lease.delivery;
                 entry.opening == self.opening && (place, deliveries) == (entry.place, receipt.deliveries)
             };
             match known.leases.get_mut(&entry.number) {
@@ -211,14 +211,15 @@ mod tests {
     use super::*;
     use crate::event::EventId;
 
-    fn held(number: i64, deliveries: u32) -> HeldDelivery {
-        HeldDelivery { number, lane: 0, place: number + 100, deliveries }
+    fn delivery(number: i64, deliveries: u32) -> LeasedDelivery {
+        LeasedDelivery { number, lane: 0, place: number + 100, deliveries }
     }
 
-    fn receipt(opening: i64, held: HeldDelivery) -> Receipt {
-        let entry = LeaseToken { opening, number: held.number, place: held.place, body_bytes: 0, story_bytes: 0 };
+    fn receipt(opening: i64, delivery: LeasedDelivery) -> Receipt {
+        let entry =
+            LeaseToken { opening, number: delivery.number, place: delivery.place, body_bytes: 0, story_bytes: 0 };
         let lane = "a".parse().unwrap();
-        Receipt { event_id: EventId::new(), lane, entry: entry.to_string(), deliveries: held.deliveries }
+        Receipt { event_id: EventId::new(), lane, entry: entry.to_string(), deliveries: delivery.deliveries }
     }
 
     #[test]
@@ -234,17 +235,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_lease_is_renewed_for_its_holder_only() {
-        let table = LeaseTable::new(7, Duration::from_secs(30), vec![held(1, 1)]);
+        let table = LeaseTable::new(7, Duration::from_secs(30), vec![delivery(1, 1)]);
         table.apply(&[
-            LeaseChange::Begins(held(2, 1)),
-            LeaseChange::Begins(held(3, 2)),
-            LeaseChange::Begins(held(4, 1)),
+            LeaseChange::Begins(delivery(2, 1)),
+            LeaseChange::Begins(delivery(3, 2)),
+            LeaseChange::Begins(delivery(4, 1)),
         ]);
         table.apply(&[LeaseChange::Ends { number: 4 }]);
-        let left = receipt(6, held(1, 1));
-        let mine = receipt(7, held(2, 1));
-        let older = receipt(7, held(3, 1));
-        let ended = receipt(7, held(4, 1));
+        let left = receipt(6, delivery(1, 1));
+        let mine = receipt(7, delivery(2, 1));
+        let older = receipt(7, delivery(3, 1));
+        let ended = receipt(7, delivery(4, 1));
         let garbage = Receipt { entry: "1-1".into(), ..mine.clone() };
         let asked = [left.clone(), mine, older.clone(), ended.clone(), garbage.clone()];
         assert_eq!(table.renew(&asked).await, Ok(vec![left, older, ended, garbage]));
@@ -252,38 +253,38 @@ mod tests {
 
     #[test]
     fn what_the_gone_left_is_over_at_once_and_the_rest_in_its_time() {
-        let table = LeaseTable::new(7, Duration::ZERO, vec![held(9, 1)]);
-        table.apply(&[LeaseChange::Begins(held(1, 1))]);
-        table.apply(&[LeaseChange::Begins(held(2, 1))]);
-        assert_eq!(table.next_takeover(10), [held(9, 1), held(1, 1), held(2, 1)]);
-        assert_eq!(table.next_takeover(1), [held(9, 1)]);
-        table.apply(&[LeaseChange::Begins(held(1, 2))]);
-        assert_eq!(table.next_takeover(10), [held(9, 1), held(2, 1), held(1, 2)]);
+        let table = LeaseTable::new(7, Duration::ZERO, vec![delivery(9, 1)]);
+        table.apply(&[LeaseChange::Begins(delivery(1, 1))]);
+        table.apply(&[LeaseChange::Begins(delivery(2, 1))]);
+        assert_eq!(table.next_takeover(10), [delivery(9, 1), delivery(1, 1), delivery(2, 1)]);
+        assert_eq!(table.next_takeover(1), [delivery(9, 1)]);
+        table.apply(&[LeaseChange::Begins(delivery(1, 2))]);
+        assert_eq!(table.next_takeover(10), [delivery(9, 1), delivery(2, 1), delivery(1, 2)]);
         table.apply(&[
-            LeaseChange::Begins(held(9, 2)),
+            LeaseChange::Begins(delivery(9, 2)),
             LeaseChange::Ends { number: 1 },
             LeaseChange::Ends { number: 2 },
         ]);
-        assert_eq!(table.next_takeover(10), [held(9, 2)], "it is no longer orphaned");
-        let table = LeaseTable::new(7, Duration::from_secs(30), vec![held(5, 2), held(6, 1), held(7, 1)]);
+        assert_eq!(table.next_takeover(10), [delivery(9, 2)], "it is no longer orphaned");
+        let table = LeaseTable::new(7, Duration::from_secs(30), vec![delivery(5, 2), delivery(6, 1), delivery(7, 1)]);
         table.apply(&[LeaseChange::Ends { number: 6 }]);
-        assert_eq!(table.next_takeover(10), [held(7, 1), held(5, 2)]);
+        assert_eq!(table.next_takeover(10), [delivery(7, 1), delivery(5, 2)]);
         let patient = LeaseTable::new(7, Duration::from_secs(30), vec![]);
-        patient.apply(&[LeaseChange::Begins(held(1, 1))]);
+        patient.apply(&[LeaseChange::Begins(delivery(1, 1))]);
         assert!(patient.next_takeover(10).is_empty() && !patient.has_expired());
     }
 
     #[test]
     fn lanes_take_turns_whoever_left_most() {
-        let of = |lane: i64, number: i64, deliveries: u32| HeldDelivery { lane, ..held(number, deliveries) };
+        let of = |lane: i64, number: i64, deliveries: u32| LeasedDelivery { lane, ..delivery(number, deliveries) };
         let left =
             (1..=50).map(|n| of(1, n, 1)).chain([of(2, 60, 1), of(2, 61, 1), of(3, 70, 1), of(3, 71, 2)]).collect();
         let table = LeaseTable::new(7, Duration::ZERO, left);
         let taken = |n: usize| {
             let over = table.next_takeover(n);
-            let again = over.iter().map(|held| LeaseChange::Begins(HeldDelivery { deliveries: 9, ..*held }));
+            let again = over.iter().map(|delivery| LeaseChange::Begins(LeasedDelivery { deliveries: 9, ..*delivery }));
             table.apply(&again.collect::<Vec<_>>());
-            over.iter().map(|held| held.number).collect::<Vec<_>>()
+            over.iter().map(|delivery| delivery.number).collect::<Vec<_>>()
         };
         assert!(table.has_expired());
         assert_eq!((0..4).map(|_| taken(1)).collect::<Vec<_>>().concat(), [1, 60, 70, 2]);

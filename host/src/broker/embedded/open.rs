@@ -20,7 +20,7 @@ use crate::event::Timestamp;
 use crate::shutdown::TaskGroup;
 
 use super::broker::EmbeddedBroker;
-use super::leases::{HeldDelivery, LeaseTable};
+use super::leases::{LeaseTable, LeasedDelivery};
 use super::step::CommitMode;
 use super::store::{
     COPIED, Checkpointer, ConnectionPurpose, DirectoryError, HighWater, HighWaterKeeper, ReaderPool, RoomReserve,
@@ -28,9 +28,9 @@ use super::store::{
     plugin_share_bytes,
 };
 use super::totals::{StoreByteLimits, StoreTotals};
-use super::writer::{HELD_WAIT, StoreWriter, WriterThread};
+use super::writer::{LOCKED_WAIT, StoreWriter, WriterThread};
 
-/// Why a store was not opened. Trying again may help for [`Self::InUse`], [`Self::Held`] and [`Self::Full`]; otherwise
+/// Why a store was not opened. Trying again may help for [`Self::InUse`], [`Self::Locked`] and [`Self::Full`]; otherwise
 /// an operator has to act first.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedOpenError {
@@ -39,7 +39,7 @@ pub enum EmbeddedOpenError {
     InUse(PathBuf),
     /// Another program, not eventstream, locks the database.
     #[error("another program holds the database in {0:?}: end it, perhaps a sqlite3, and start again")]
-    Held(PathBuf),
+    Locked(PathBuf),
     /// The disk has no room for what an opened store needs, and nothing is left of the reserve.
     #[error("the disk of {0:?} is full: free some of it and start again; accepted events are safe")]
     Full(PathBuf),
@@ -83,7 +83,7 @@ impl EmbeddedBroker {
             SchemaError::Sqlite(error) | SchemaError::WalMove(error)
                 if matches!(SqliteFault::classify(&error), SqliteFault::Busy(_)) =>
             {
-                EmbeddedOpenError::Held(directory.to_owned())
+                EmbeddedOpenError::Locked(directory.to_owned())
             }
             SchemaError::WalWrite(error) if error.kind() == ErrorKind::StorageFull => {
                 EmbeddedOpenError::Full(directory.to_owned())
@@ -123,7 +123,7 @@ impl EmbeddedBroker {
         let lease = Duration::from_millis(options.lease_ms);
         let leases = LeaseTable::new(opening, lease, opened.orphaned);
         let log = WalProgress::default();
-        db.busy_timeout(HELD_WAIT).map_err(|error| unserved(error.into()))?;
+        db.busy_timeout(LOCKED_WAIT).map_err(|error| unserved(error.into()))?;
         watch_log(&mut db, &log).map_err(|error| unserved(error.into()))?;
         let checkpoint_db =
             connect(&locked.database(), ConnectionPurpose::Read).map_err(|error| unserved(error.into()))?;
@@ -200,7 +200,7 @@ fn limit_to_disk(share_bytes: Option<u64>, mut options: BrokerOptions) -> Broker
 struct OpenedStore {
     mark: HighWater,
     totals: StoreTotals,
-    orphaned: Vec<HeldDelivery>,
+    orphaned: Vec<LeasedDelivery>,
 }
 
 /// Counts the opening in the store, and reads what it holds.
@@ -224,7 +224,7 @@ fn begin(db: &mut Connection, mark: Option<&HighWater>) -> rusqlite::Result<Open
     let orphaned = step
         .prepare("SELECT number, lane, place, deliveries FROM event INDEXED BY running WHERE state = 1")?
         .query_map([], |row| {
-            Ok(HeldDelivery { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)?, deliveries: row.get(3)? })
+            Ok(LeasedDelivery { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)?, deliveries: row.get(3)? })
         })?
         .collect::<Result<_, _>>()?;
     // A database that lost openings must not reuse their numbers: their receipts would match again.

@@ -106,7 +106,7 @@ fn settle_one(step: &mut WriteContext<'_>, request: &PreparedSettle) -> rusqlite
         return outcome_of_repetition(step, request, entry);
     }
     if let Some(state) = &request.state
-        && is_held(step, request, entry)?
+        && is_leased(step, request, entry)?
         && !plugin_state::can_apply(step, state)?
     {
         step.totals.counters.state_conflicts += 1;
@@ -163,7 +163,7 @@ fn settle_one(step: &mut WriteContext<'_>, request: &PreparedSettle) -> rusqlite
 }
 
 /// Whether the consumer still holds the delivery of the receipt.
-fn is_held(step: &WriteContext<'_>, request: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
+fn is_leased(step: &WriteContext<'_>, request: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
     step.db
         .prepare_cached("SELECT 1 FROM event WHERE number = ?1 AND state = 1 AND place = ?2 AND deliveries = ?3")?
         .exists((entry.number, entry.place, request.deliveries))
@@ -218,7 +218,7 @@ fn update_event(step: &mut WriteContext<'_>, request: &PreparedSettle, entry: Le
     Ok(moved == 1)
 }
 
-/// The outcome for a delivery that is not held: `Done` if this receipt settled it before, else `Lost`.
+/// The outcome for a delivery whose lease is over: `Done` if this receipt settled it before, else `Lost`.
 fn outcome_of_repetition(
     step: &WriteContext<'_>,
     request: &PreparedSettle,

@@ -66,7 +66,7 @@ impl Tally {
 
 impl LaneTotal {
     /// The bytes of its waiting events, with the room for their attempts, and of its failed ones.
-    pub(super) fn held_bytes(&self) -> (u64, u64) {
+    pub(super) fn stored_bytes(&self) -> (u64, u64) {
         let room_bytes = self.waiting.events.saturating_mul(ATTEMPTS_ROOM_BYTES);
         (self.waiting.bytes.saturating_add(room_bytes), self.failed.bytes)
     }
@@ -93,10 +93,11 @@ impl StoreTotals {
     pub(super) fn lane_level_bytes(&self, max_lane_bytes: u64, share_bytes: Option<u64>, lane: &Lane) -> u64 {
         let Some(share_bytes) = share_bytes else { return max_lane_bytes };
         let is_new = self.lane_number(lane).is_none();
-        let held = self.lanes.iter().map(LaneTotal::held_bytes);
-        let held_bytes = held.fold(0_u64, |sum, (waiting, failed)| sum.saturating_add(waiting).saturating_add(failed));
+        let held = self.lanes.iter().map(LaneTotal::stored_bytes);
+        let stored_bytes =
+            held.fold(0_u64, |sum, (waiting, failed)| sum.saturating_add(waiting).saturating_add(failed));
         let lanes = self.lanes.len() as u64 + u64::from(is_new);
-        max_lane_bytes.min(shrinking_share(share_bytes, held_bytes, lanes))
+        max_lane_bytes.min(shrinking_share(share_bytes, stored_bytes, lanes))
     }
 
     /// Reads the totals of the last commit.

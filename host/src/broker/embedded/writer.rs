@@ -34,8 +34,8 @@ const MAX_WAITING_JOBS: usize = 4_096;
 
 /// How often a group tries to begin while another program holds the database, and how long each try waits. The first
 /// failure is logged.
-const HELD_TRIES: usize = 5;
-pub(super) const HELD_WAIT: Duration = Duration::from_secs(1);
+const LOCKED_TRIES: usize = 5;
+pub(super) const LOCKED_WAIT: Duration = Duration::from_secs(1);
 
 /// Hands jobs to the writer thread. Dropping it ends the thread; [`StoreWriter::stop`] also empties the log.
 pub(super) struct StoreWriter {
@@ -268,7 +268,7 @@ impl WriterThread {
 
     fn begin(&self) -> rusqlite::Result<()> {
         let mut begin = self.db.prepare_cached("BEGIN IMMEDIATE")?;
-        for left in (0..HELD_TRIES).rev() {
+        for left in (0..LOCKED_TRIES).rev() {
             match begin.execute([]) {
                 Ok(_) => break,
                 Err(error) if matches!(SqliteFault::classify(&error), SqliteFault::Busy(_)) => {

@@ -2,7 +2,7 @@
 //!
 //! Each version is kept as it was in the directory, under its digest. A list beside them names the last versions of a
 //! plugin, the latest first. After a rollback the list holds a pin: an earlier version serves in place of the file until
-//! that file changes.
+//! that file changes. The file itself stays: the directory is the operator's, and may be read-only.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,7 +27,7 @@ const MAX_VERSION_BYTES: u64 = 1024 * 1024 * 1024;
 pub(in crate::plugin) struct VersionHistory {
     dir: PrivateDir,
     lists: Mutex<BTreeMap<String, VersionList>>,
-    /// Held while a list is written, so that the write that ends last has the latest content.
+    /// Locked while a list is written, so that the write that ends last has the latest content.
     writing: Mutex<()>,
 }
 
@@ -49,7 +49,8 @@ struct VersionList {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::plugin) struct RollbackPin {
     /// The digest of the file in the directory.
-    pub(in crate::plugin) held: String,
+    #[serde(rename = "held")]
+    pub(in crate::plugin) file: String,
     /// The digest of the version that serves.
     pub(in crate::plugin) serves: String,
 }
@@ -83,7 +84,7 @@ impl VersionHistory {
         let mut lists = self.lists();
         let Some(list) = lists.get_mut(name) else { return (None, false) };
         match &list.pin {
-            Some(pin) if pin.held == file_digest => (Some(pin.clone()), false),
+            Some(pin) if pin.file == file_digest => (Some(pin.clone()), false),
             Some(_) => {
                 list.unpin();
                 (None, true)
@@ -107,7 +108,7 @@ impl VersionHistory {
     /// The digest of the file in whose place this version serves, if it was rolled back from.
     pub(in crate::plugin) fn rolled_back_from(&self, name: &str, serves: &str) -> Option<String> {
         let pin = self.lists().get(name)?.pin.clone()?;
-        (pin.serves == serves).then_some(pin.held)
+        (pin.serves == serves).then_some(pin.file)
     }
 
     /// The version before `serving`. Without a version that serves, the one to which the plugin was rolled back, else the
@@ -327,7 +328,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let history = open(folder.path());
         let [first, second, third] = ["1", "2", "3"].map(|content| record(&history, content));
-        let pin = RollbackPin { held: third.clone(), serves: first.clone() };
+        let pin = RollbackPin { file: third.clone(), serves: first.clone() };
         history.pin("a", pin.clone());
         history.save("a").unwrap();
         let history = open(folder.path());

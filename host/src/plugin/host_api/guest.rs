@@ -114,7 +114,7 @@ impl InstanceHost {
         let (mut handles, mut size_bytes) = (0, 0);
         for object in self.table.iter_mut() {
             handles += 1;
-            size_bytes += held_bytes(object);
+            size_bytes += kept_bytes(object);
         }
         handles <= MAX_IDLE_HANDLES && size_bytes <= MAX_IDLE_BYTES
     }
@@ -196,7 +196,7 @@ impl SwapHandle {
 }
 
 /// How many bytes of a guest an object keeps. Zero for objects that are bounded otherwise.
-fn held_bytes(object: &dyn Any) -> usize {
+fn kept_bytes(object: &dyn Any) -> usize {
     let message = object.downcast_ref().map(GuestMessage::size_bytes);
     message.or_else(|| object.downcast_ref().map(SwapHandle::size_bytes)).unwrap_or(0)
 }

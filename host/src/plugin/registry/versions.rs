@@ -44,9 +44,9 @@ impl PluginRegistry {
             self.require_own_types(&entries, name, &plugin, self.options().hold_taken_types)?;
             let entry = entries.get_mut(name).ok_or_else(unknown)?;
             let plugin = Arc::new(plugin);
-            let held = entry.roll_back(plugin.clone(), serving_digest);
-            tracing::info!(plugin.id = %name, "plugin rolled back from {held} to {digest}");
-            data_dir.history.pin(name, RollbackPin { held, serves: digest.clone() });
+            let file = entry.roll_back(plugin.clone(), serving_digest);
+            tracing::info!(plugin.id = %name, "plugin rolled back from {file} to {digest}");
+            data_dir.history.pin(name, RollbackPin { file, serves: digest.clone() });
             self.take_over(&entries, name, &plugin);
             self.update_routing(entries);
         }
@@ -147,9 +147,9 @@ impl PluginRegistry {
         file: FileContents,
         pin: Option<RollbackPin>,
     ) -> (FileContents, Option<String>) {
-        let Some(RollbackPin { held, serves }) = pin else { return (file, None) };
+        let Some(RollbackPin { file: rolled_back_from, serves }) = pin else { return (file, None) };
         match self.read_version(name, &serves).await {
-            Ok(version) => (version, Some(held)),
+            Ok(version) => (version, Some(rolled_back_from)),
             Err(error) => {
                 tracing::warn!(
                     plugin.id = %name,

@@ -1,11 +1,11 @@
-//! Tests of the ready queue: what waits, what begins and what is held, lane by lane.
+//! Tests of the ready queue: what waits, what begins and what this host has, lane by lane.
 
 use std::pin::pin;
 
 use super::*;
 use crate::broker::Receipt;
 use crate::event::{Event, EventData, EventId, EventRecord, Timestamp};
-use crate::worker::leases::HeldDeliveries;
+use crate::worker::leases::LeasedDeliveries;
 use futures_util::FutureExt;
 
 fn lane(name: &str) -> Lane {
@@ -19,9 +19,9 @@ fn delivery(name: &str) -> Delivery {
 }
 
 fn push(queue: &Arc<ReadyQueue>, name: &str) {
-    let (held, delivery) = (HeldDeliveries::default(), delivery(name));
-    let hold = held.hold(&delivery.receipt, Instant::now());
-    queue.push(delivery, hold);
+    let (leased, delivery) = (LeasedDeliveries::default(), delivery(name));
+    let lease = leased.keep(&delivery.receipt, Instant::now());
+    queue.push(delivery, lease);
 }
 
 fn queue(slots: usize) -> Arc<ReadyQueue> {
@@ -71,7 +71,7 @@ fn a_lane_whose_deliveries_cannot_be_settled_leaves_room_for_the_others() {
     let queue = queue(2);
     let asked =
         || queue.next_claim().map_or_else(Vec::new, |claim| claim.lanes.into_iter().map(|it| it.lane).collect());
-    for _ in 0..MAX_HELD_OF_LANE {
+    for _ in 0..MAX_LEASED_OF_LANE {
         push(&queue, "a");
     }
     let mut unsettled = queue.take_all();
@@ -82,16 +82,16 @@ fn a_lane_whose_deliveries_cannot_be_settled_leaves_room_for_the_others() {
     assert_eq!(asked().len(), 2);
     drop(unsettled);
     let state = queue.state.lock();
-    assert_eq!((state.total_held, state.held.len()), (0, 0));
+    assert_eq!((state.total_leased, state.leased.len()), (0, 0));
 }
 
 #[test]
 fn a_delivery_lost_while_it_waited_does_not_begin() {
     let queue = queue(2);
-    let (held, lost) = (HeldDeliveries::default(), delivery("a"));
-    let hold = held.hold(&lost.receipt, Instant::now());
-    hold.lost().cancel();
-    queue.push(lost, hold);
+    let (leased, lost) = (LeasedDeliveries::default(), delivery("a"));
+    let lease = leased.keep(&lost.receipt, Instant::now());
+    lease.lost().cancel();
+    queue.push(lost, lease);
     push(&queue, "a");
     let runners = queue.missing_runners();
     assert!(runners[0].next_delivery().is_some());

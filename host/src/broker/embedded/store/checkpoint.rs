@@ -165,14 +165,15 @@ impl Checkpointer {
     pub(in crate::broker::embedded) fn shortage(&mut self, db: &Connection) -> rusqlite::Result<Option<String>> {
         let Some(mut room) = DiskRoom::of(self.directory.path()) else { return Ok(None) };
         // The database grows by the whole log at most.
-        let is_short = |room: DiskRoom, held: u64, log: &WalProgress| room.may_be_short(held, log.outstanding_bytes());
-        if is_short(room, self.reserve.held_bytes(), &self.log) && self.log.pages() > 0 && self.empty(db)? {
+        let is_short =
+            |room: DiskRoom, reserved: u64, log: &WalProgress| room.may_be_short(reserved, log.outstanding_bytes());
+        if is_short(room, self.reserve.reserved_bytes(), &self.log) && self.log.pages() > 0 && self.empty(db)? {
             room = DiskRoom::of(self.directory.path()).unwrap_or(room);
         }
         let log_bytes = self.log.outstanding_bytes();
-        let (held, path) = (self.reserve.held_bytes(), self.directory.database());
-        let asked = room.may_be_short(held, log_bytes).then(|| database_room(db, &path)).transpose()?;
-        let shortage = asked.and_then(|database| room.shortage(held, database));
+        let (reserved, path) = (self.reserve.reserved_bytes(), self.directory.database());
+        let asked = room.may_be_short(reserved, log_bytes).then(|| database_room(db, &path)).transpose()?;
+        let shortage = asked.and_then(|database| room.shortage(reserved, database));
         self.reserve.refill(room.free.saturating_sub(log_bytes));
         Ok(shortage)
     }

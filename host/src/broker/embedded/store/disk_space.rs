@@ -11,10 +11,10 @@ use super::connection::PAGE_BYTES;
 
 /// The room that the store holds in the file of its reserve, see [`super::room_reserve`], and the space that must be free
 /// beside it before events are accepted.
-const HELD_BYTES: u64 = 16 * 1024 * 1024;
+const RESERVED_BYTES: u64 = 16 * 1024 * 1024;
 const FREE_BYTES: u64 = 16 * 1024 * 1024;
 /// On a small disk they are a tenth and a twentieth of it.
-const HELD_SHARE: u64 = 10;
+const RESERVED_SHARE: u64 = 10;
 const FREE_SHARE: u64 = 20;
 /// One plugin may use an eighth of the disk.
 const PLUGIN_SHARE: u64 = 8;
@@ -46,22 +46,22 @@ impl DiskRoom {
     }
 
     /// Whether there may be a shortage. `log` is what only the log has: the most by which the database grows.
-    pub(super) fn may_be_short(self, held: u64, log: u64) -> bool {
-        self.shortage(held, DatabaseRoom { growth: log, spare: 0 }).is_some()
+    pub(super) fn may_be_short(self, reserved: u64, log: u64) -> bool {
+        self.shortage(reserved, DatabaseRoom { growth: log, spare: 0 }).is_some()
     }
 
     fn reserve(self) -> u64 {
-        held_reserve(self.total) + FREE_BYTES.min(self.total / FREE_SHARE)
+        whole_reserve(self.total) + FREE_BYTES.min(self.total / FREE_SHARE)
     }
 
-    /// Why new events must be refused, if so. `held` is what the file of the reserve holds.
-    pub(super) fn shortage(self, held: u64, DatabaseRoom { growth, spare }: DatabaseRoom) -> Option<String> {
+    /// Why new events must be refused, if so. `reserved` is what the file of the reserve holds.
+    pub(super) fn shortage(self, reserved: u64, DatabaseRoom { growth, spare }: DatabaseRoom) -> Option<String> {
         let reserve = self.reserve();
         let (kept, free) = (reserve.saturating_add(growth), self.free);
         // The log needs room on the disk, so what the database has counts for half of the reserve at most.
-        (free.saturating_add(held).saturating_add(spare.min(reserve / 2)) < kept).then(|| {
+        (free.saturating_add(reserved).saturating_add(spare.min(reserve / 2)) < kept).then(|| {
             format!(
-                "{free} bytes are free on its disk and {held} in its reserve, and {kept} are kept for what was accepted: free \
+                "{free} bytes are free on its disk and {reserved} in its reserve, and {kept} are kept for what was accepted: free \
                  some of the disk, or discard failed events"
             )
         })
@@ -80,8 +80,8 @@ pub(super) fn database_room(db: &Connection, path: &Path) -> rusqlite::Result<Da
 }
 
 /// How large the file of the reserve is when nothing of it was used. 0 if the file system does not report its size.
-pub(super) fn held_reserve_bytes(directory: &Path) -> u64 {
-    DiskRoom::of(directory).map_or(0, |disk| held_reserve(disk.total))
+pub(super) fn whole_reserve_bytes(directory: &Path) -> u64 {
+    DiskRoom::of(directory).map_or(0, |disk| whole_reserve(disk.total))
 }
 
 /// The most bytes for the state of one plugin, and the most for its waiting events. So several plugins at their limits
@@ -90,8 +90,8 @@ pub(in crate::broker::embedded) fn plugin_share_bytes(directory: &Path) -> Optio
     Some(DiskRoom::of(directory)?.total / PLUGIN_SHARE).filter(|room_bytes| *room_bytes > 0)
 }
 
-fn held_reserve(total: u64) -> u64 {
-    HELD_BYTES.min(total / HELD_SHARE)
+fn whole_reserve(total: u64) -> u64 {
+    RESERVED_BYTES.min(total / RESERVED_SHARE)
 }
 
 #[cfg(test)]
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_large_disk_keeps_a_fixed_reserve_and_a_small_one_its_part() {
-        let free = |total, free, held| !DiskRoom { total, free }.may_be_short(held, 0);
+        let free = |total, free, reserved| !DiskRoom { total, free }.may_be_short(reserved, 0);
         const MIB: u64 = 1 << 20;
         assert!(free(1 << 40, 32 * MIB, 0) && !free(1 << 40, 32 * MIB - 1, 0));
         assert!(free(1 << 40, 16 * MIB, 16 * MIB), "what the file holds counts");

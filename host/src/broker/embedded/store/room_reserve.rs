@@ -38,7 +38,7 @@ pub(in crate::broker::embedded) enum RoomUse {
 #[derive(Debug)]
 pub(in crate::broker::embedded) struct RoomReserve {
     path: PathBuf,
-    held_bytes: u64,
+    reserved_bytes: u64,
     whole_bytes: u64,
     /// A step that found the disk full is tried again. Until it ends, only what it must not use is taken back.
     giving: Option<RoomUse>,
@@ -49,16 +49,16 @@ impl RoomReserve {
     pub(in crate::broker::embedded) fn find(directory: &Path) -> Self {
         let path = directory.join(RESERVE);
         // A copy of the file may have its length without holding its room.
-        let held_bytes = fs::symlink_metadata(&path)
+        let reserved_bytes = fs::symlink_metadata(&path)
             .ok()
             .filter(fs::Metadata::is_file)
             .map_or(0, |file| file.len().min(file.blocks().saturating_mul(STAT_BLOCK_BYTES)));
-        Self { path, held_bytes, whole_bytes: disk_space::held_reserve_bytes(directory), giving: None }
+        Self { path, reserved_bytes, whole_bytes: disk_space::whole_reserve_bytes(directory), giving: None }
     }
 
     /// The bytes of the disk that the file holds now.
-    pub(super) fn held_bytes(&self) -> u64 {
-        self.held_bytes
+    pub(super) fn reserved_bytes(&self) -> u64 {
+        self.reserved_bytes
     }
 
     /// Notes that a step needs room: what is free belongs to the step, as far as it may use the reserve.
@@ -79,10 +79,10 @@ impl RoomReserve {
     /// Gives a part back to the disk. False if such a step gets no more of it.
     pub(in crate::broker::embedded) fn give(&mut self, room_use: RoomUse) -> bool {
         let kept_at_least = self.kept_from(room_use);
-        if self.held_bytes <= kept_at_least {
+        if self.reserved_bytes <= kept_at_least {
             return false;
         }
-        let kept_bytes = self.held_bytes.saturating_sub(self.part_bytes()).max(kept_at_least);
+        let kept_bytes = self.reserved_bytes.saturating_sub(self.part_bytes()).max(kept_at_least);
         match self.resize(kept_bytes) {
             Ok(()) => {
                 tracing::debug!("the disk is full: {kept_bytes} bytes of the reserve are left");
@@ -109,10 +109,10 @@ impl RoomReserve {
     /// next step that needs room gets it from here.
     pub(super) fn refill(&mut self, free_bytes: u64) {
         let most_bytes = self.giving.map_or(self.whole_bytes, |room_use| self.kept_from(room_use));
-        let wanted_bytes = most_bytes.min(self.held_bytes.saturating_add(free_bytes));
-        let missing_bytes = most_bytes.saturating_sub(self.held_bytes);
+        let wanted_bytes = most_bytes.min(self.reserved_bytes.saturating_add(free_bytes));
+        let missing_bytes = most_bytes.saturating_sub(self.reserved_bytes);
         // A few pages are not worth a call.
-        if wanted_bytes.saturating_sub(self.held_bytes) < self.part_bytes().min(missing_bytes).max(1) {
+        if wanted_bytes.saturating_sub(self.reserved_bytes) < self.part_bytes().min(missing_bytes).max(1) {
             return;
         }
         if let Err(error) = self.resize(wanted_bytes) {
@@ -120,7 +120,7 @@ impl RoomReserve {
             tracing::debug!("the reserve {:?} was not made larger: {error}", self.path);
             // Do not try at each commit on a file system that cannot do it.
             if error.kind() != io::ErrorKind::StorageFull {
-                self.whole_bytes = self.held_bytes;
+                self.whole_bytes = self.reserved_bytes;
             }
         }
     }
@@ -134,12 +134,12 @@ impl RoomReserve {
             }
             made => made?,
         };
-        if size_bytes > self.held_bytes {
+        if size_bytes > self.reserved_bytes {
             fallocate(&file, FallocateFlags::empty(), 0, size_bytes)?;
         } else {
             file.set_len(size_bytes)?;
         }
-        self.held_bytes = size_bytes;
+        self.reserved_bytes = size_bytes;
         Ok(())
     }
 }
@@ -150,8 +150,8 @@ mod tests {
 
     const WHOLE_BYTES: u64 = 400_000;
 
-    fn held_in(directory: &Path) -> u64 {
-        RoomReserve::find(directory).held_bytes()
+    fn reserved_in(directory: &Path) -> u64 {
+        RoomReserve::find(directory).reserved_bytes()
     }
 
     fn whole(directory: &Path) -> RoomReserve {
@@ -164,16 +164,16 @@ mod tests {
     fn settles_get_half_of_the_reserve_steps_that_make_room_more_and_opening_all() {
         let dir = tempfile::tempdir().unwrap();
         let mut reserve = whole(dir.path());
-        assert_eq!(held_in(dir.path()), WHOLE_BYTES);
+        assert_eq!(reserved_in(dir.path()), WHOLE_BYTES);
         assert!(!reserve.give(RoomUse::Accepting), "new events get nothing");
         assert!(reserve.give(RoomUse::Handling));
-        assert_eq!(held_in(dir.path()), WHOLE_BYTES - WHOLE_BYTES / 16);
+        assert_eq!(reserved_in(dir.path()), WHOLE_BYTES - WHOLE_BYTES / 16);
         while reserve.give(RoomUse::Handling) {}
-        assert_eq!(held_in(dir.path()), WHOLE_BYTES / 2, "the rest is for others");
+        assert_eq!(reserved_in(dir.path()), WHOLE_BYTES / 2, "the rest is for others");
         while reserve.give(RoomUse::Relief) {}
-        assert_eq!(held_in(dir.path()), WHOLE_BYTES / 4, "the store can be opened");
+        assert_eq!(reserved_in(dir.path()), WHOLE_BYTES / 4, "the store can be opened");
         while reserve.give(RoomUse::Opening) {}
-        assert_eq!(held_in(dir.path()), 0);
+        assert_eq!(reserved_in(dir.path()), 0);
     }
 
     #[test]
@@ -182,20 +182,20 @@ mod tests {
         let mut reserve = whole(dir.path());
         while reserve.give(RoomUse::Opening) {}
         reserve.refill(1_000);
-        assert_eq!(held_in(dir.path()), 0, "that is not worth a call");
+        assert_eq!(reserved_in(dir.path()), 0, "that is not worth a call");
         reserve.refill(200_000);
-        assert_eq!(held_in(dir.path()), 200_000);
+        assert_eq!(reserved_in(dir.path()), 200_000);
         while reserve.give(RoomUse::Opening) {}
         reserve.begin_giving(RoomUse::Opening);
         reserve.refill(1 << 30);
-        assert_eq!(held_in(dir.path()), 0, "what is free belongs to the step that needs it");
+        assert_eq!(reserved_in(dir.path()), 0, "what is free belongs to the step that needs it");
         reserve.begin_giving(RoomUse::Handling);
         reserve.refill(1 << 30);
-        assert_eq!(held_in(dir.path()), WHOLE_BYTES / 2, "which must leave the half that is for others");
+        assert_eq!(reserved_in(dir.path()), WHOLE_BYTES / 2, "which must leave the half that is for others");
         reserve.end_giving();
         reserve.refill(1 << 30);
-        assert_eq!(held_in(dir.path()), WHOLE_BYTES);
-        assert!(RoomReserve::find(dir.path()).held_bytes() >= WHOLE_BYTES, "the next owner finds it");
+        assert_eq!(reserved_in(dir.path()), WHOLE_BYTES);
+        assert!(RoomReserve::find(dir.path()).reserved_bytes() >= WHOLE_BYTES, "the next owner finds it");
     }
 
     #[test]
