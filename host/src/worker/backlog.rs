@@ -31,7 +31,7 @@ const MAX_WAITING_FACTOR: u64 = 2;
 /// Other plugins may fill a lane up to its limit divided by this.
 const OTHERS_DIVISOR: u64 = 2;
 
-/// What an attempt publishes into its own lane may exceed the limit if it is no more than the limit divided by this: a lane
+/// What an attempt publishes may exceed the limit of its own lane, if it is no more than the limit divided by this. A lane
 /// that clients have filled must still be worked off.
 const EXCESS_DIVISOR: u64 = 2;
 /// The most that an event takes besides its attributes and its data, with the room for its attempts.
