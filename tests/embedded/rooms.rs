@@ -62,6 +62,7 @@ async fn what_is_refused_for_want_of_room_says_so() {
 #[ignore = "the work of the process that the other test gives a small disk"]
 async fn work_on_a_small_disk() {
     let Some(dir) = small_disk::directory() else { return };
+    let_others_fill(&dir);
     let retention = RetentionLimits {
         processed_ms: 0,
         processed_max: 0,
@@ -109,6 +110,7 @@ fn on_a_small_disk_that_is_full_what_was_accepted_is_worked_off() {
 #[ignore = "the work of the process that the other test gives a small disk"]
 async fn work_on_a_small_disk_that_is_read() {
     let Some(dir) = small_disk::directory() else { return };
+    let_others_fill(&dir);
     let broker = open(&dir);
     let batch = || spread_batch(&twelve_lanes());
     broker.append(batch()).await.unwrap();
@@ -128,6 +130,11 @@ async fn work_on_a_small_disk_that_is_read() {
 #[test]
 fn on_a_small_disk_that_an_export_filled_events_are_accepted_again_when_it_is_over() {
     small_disk::run_on_small_disk("rooms::work_on_a_small_disk_that_is_read", "accepts again");
+}
+
+/// Leaves a third of the disk, since all plugins together may take only a part of it.
+fn let_others_fill(dir: &std::path::Path) {
+    std::fs::write(dir.join("others"), vec![7; 28 << 20]).unwrap();
 }
 
 /// Many plugins, since each may take only a share of the disk.
