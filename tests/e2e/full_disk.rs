@@ -1,9 +1,8 @@
 //! G12: what fills the disk of an embedded store takes nothing from others, and an operator can make room again.
 
 use std::io::Write;
-use std::time::Duration;
 
-use eventstream_tests::eventually::{eventually, try_eventually};
+use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::run_command;
 use eventstream_tests::small_disk::{self, run_on_small_disk};
