@@ -16,6 +16,7 @@ use eventstream_tests::store::Store;
 use super::calls;
 use super::figure::{Figure, Plan, Row};
 use super::latency::{OF_THE_MOST, open_loop};
+use super::mixed::{Rates, under_load};
 use super::setup::{
     CONNECTIONS, PAYLOAD_BYTES, StoreKind, WORK, accepted, address, drain, flood, folder, host_options, idle_plugin,
     put_to_sleep, sleeping_plugin,
@@ -150,7 +151,7 @@ fn load_values(plan: &Plan, build: Build<'_>, kind: StoreKind, rate: f64) -> Res
     let worked_off = work_off(plan, build, kind)?;
     let mixed = Mixed::measure(plan, build, kind)?;
     let p99 = p99_ms(plan, build, kind, rate)?;
-    let both = vec![accepted, worked_off.rate, mixed.accepted, mixed.host_us, p99];
+    let both = vec![accepted, worked_off.rate, mixed.rates.accepted, mixed.host_us, p99];
     let redis = mixed.redis_us.into_iter().chain(worked_off.redis_bytes.into_iter().flatten());
     Ok(both.into_iter().chain(redis).collect())
 }
@@ -203,8 +204,7 @@ fn work_off(plan: &Plan, build: Build<'_>, kind: StoreKind) -> Result<WorkedOff>
 
 /// Accepting and handling at the same time.
 struct Mixed {
-    accepted: f64,
-    ended: f64,
+    rates: Rates,
     host_us: f64,
     redis_us: Option<f64>,
 }
@@ -214,19 +214,14 @@ impl Mixed {
         let span = plan.pick(Duration::from_secs(5), Duration::from_secs(2));
         let (store, plugins) = (kind.start()?, idle_plugin());
         let host = build.start(&store, &plugins);
-        let (server, client) = (address(host.url())?, host.client());
-        let ended = || client.metrics()["processed"].as_u64().unwrap_or(0) as f64;
-        flood(server, CONNECTIONS, Span::Time(span / 4))?;
-        let (ended_before, cpu_before, redis_before) = (ended(), host.cpu_time(), redis_cpu(&store)?);
-        let taken = flood(server, CONNECTIONS, Span::Time(span))?;
-        let events = ended() - ended_before;
-        let host_us = (host.cpu_time() - cpu_before).as_secs_f64() * 1e6 / events;
-        let redis_us = redis_before.zip(redis_cpu(&store)?).map(|(before, after)| (after - before) * 1e6 / events);
-        Ok(Self { accepted: taken.rate(), ended: events / taken.elapsed.as_secs_f64(), host_us, redis_us })
+        let ((rates, events), before, after) = under_load(&host, span, || Ok((host.cpu_time(), redis_cpu(&store)?)))?;
+        let host_us = (after.0 - before.0).as_secs_f64() * 1e6 / events;
+        let redis_us = before.1.zip(after.1).map(|(before, after)| (after - before) * 1e6 / events);
+        Ok(Self { rates, host_us, redis_us })
     }
 
     fn keeps_up_with(&self) -> f64 {
-        self.accepted.min(self.ended)
+        self.rates.accepted.min(self.rates.ended)
     }
 }
 
@@ -243,17 +238,11 @@ fn p99_ms(plan: &Plan, build: Build<'_>, kind: StoreKind, rate: f64) -> Result<f
 /// Bytes in memory and in the append-only file of Redis.
 fn redis_sizes(store: &Store) -> Result<Option<[f64; 2]>> {
     let Store::Redis(server) = store else { return Ok(None) };
-    Ok(Some([info(server, "used_memory")?, info(server, "aof_current_size")?]))
+    Ok(Some([server.info("used_memory")?, server.info("aof_current_size")?]))
 }
 
 /// The CPU time of Redis in seconds.
 fn redis_cpu(store: &Store) -> Result<Option<f64>> {
     let Store::Redis(server) = store else { return Ok(None) };
-    Ok(Some(info(server, "used_cpu_user")? + info(server, "used_cpu_sys")?))
-}
-
-fn info(server: &RedisServer, field: &str) -> Result<f64> {
-    let text: String = server.command(&["INFO", "everything"])?;
-    let found = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.trim().parse().ok());
-    anyhow::Context::context(found, format!("Redis says no {field}"))
+    Ok(Some(server.info::<f64>("used_cpu_user")? + server.info::<f64>("used_cpu_sys")?))
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use eventstream_tests::host::Host;
 use eventstream_tests::load::Span;
 use eventstream_tests::store::Store;
 
@@ -41,11 +42,18 @@ pub(super) struct Rates {
 /// Floods a host on this store for so long.
 pub(super) fn at_once(store: &Store, span: Duration) -> Result<Rates> {
     let plugins = idle_plugin();
-    let host = host(store, &plugins);
+    let ((rates, _), ..) = under_load(&host(store, &plugins), span, || Ok(()))?;
+    Ok(rates)
+}
+
+/// Floods a host for so long. Gives the rates and the number of ends, and what `look` saw before and after.
+pub(super) fn under_load<T>(host: &Host, span: Duration, look: impl Fn() -> Result<T>) -> Result<((Rates, f64), T, T)> {
     let (server, client) = (address(host.url())?, host.client());
     let ended = || client.metrics()["processed"].as_u64().unwrap_or(0) as f64;
     flood(server, CONNECTIONS, Span::Time(span / 4))?;
-    let before = ended();
+    let (ended_before, before) = (ended(), look()?);
     let taken = flood(server, CONNECTIONS, Span::Time(span))?;
-    Ok(Rates { accepted: taken.rate(), ended: (ended() - before) / taken.elapsed.as_secs_f64() })
+    let (events, after) = (ended() - ended_before, look()?);
+    let rates = Rates { accepted: taken.rate(), ended: events / taken.elapsed.as_secs_f64() };
+    Ok(((rates, events), before, after))
 }

@@ -50,11 +50,7 @@ fn large_results_leave_the_memory_of_redis_to_others() {
     let store = Broker::Redis.start();
     let () = store.redis().command(&["CONFIG", "SET", "maxmemory", "64mb"]).unwrap();
     let stage = Stage::on(store, PluginsDir::scripted(&["hog", "innocent"]), |options| options);
-    let used_bytes = || {
-        let info: String = stage.store.redis().command(&["INFO", "memory"]).unwrap();
-        let used = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
-        used.and_then(|used| used.trim().parse().ok()).unwrap()
-    };
+    let used_bytes = || stage.store.redis().info("used_memory").unwrap();
     process_large_results(&stage, used_bytes, 36 << 20);
     stage.host.wait_for_output("its attempts begin only as fast as room is made");
 }

@@ -106,6 +106,16 @@ impl RedisServer {
         command.query(&mut self.admin()?).with_context(|| format!("the command {words:?}"))
     }
 
+    /// A field of what the server says of itself, such as `used_memory`.
+    ///
+    /// # Errors
+    /// The server does not answer, or has no such field.
+    pub fn info<T: std::str::FromStr>(&self, field: &str) -> Result<T> {
+        let text: String = self.command(&["INFO", "everything"])?;
+        let found = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.trim().parse().ok());
+        found.with_context(|| format!("Redis says no {field}"))
+    }
+
     /// Ends the server as a crash does and waits until it is gone. Does nothing if it is not running.
     pub fn kill9(&self) {
         if let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() {

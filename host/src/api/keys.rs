@@ -167,10 +167,9 @@ async fn change(
     Err(busy())
 }
 
-/// A note about a key, with its name and what it allows. Nothing in it is secret.
+/// A note about a key.
 fn note_key(author: &ChangeAuthor, action: AuditAction, key: &ApiKey) -> AuditNote {
-    let detail = Some(format!("{}: {}", key.name, key.rights.scopes));
-    AuditNote { detail, ..author.note(action, &key.id) }
+    AuditNote { detail: Some(key.summary()), ..author.note(action, &key.id) }
 }
 
 async fn read_all(api: &ApiState) -> Result<KeySet, Problem> {

@@ -31,20 +31,15 @@ pub(super) fn parse_ended_query(query: Option<&str>, ending: EndKind) -> Result<
         EndKind::Failed => &["type", "class", "plugin", "since", "until", "limit", "cursor"],
     };
     let mut parsed = EndedQuery::all(ending, DEFAULT_LIMIT);
-    let mut faults = Vec::new();
-    for (name, value) in known_parameters(query, known, &mut faults) {
-        let read = match name.as_str() {
-            "type" => value.parse().map(|it| parsed.event_type = Some(it)).map_err(|error| format!("{error}")),
-            "class" => parse_class(&value).map(|it| parsed.class = Some(it)),
-            "plugin" => value.parse().map(|it| parsed.lane = Some(it)).map_err(|error| format!("{error}")),
-            "since" => parse_time(&value).map(|it| parsed.since = Some(it)),
-            "until" => parse_time(&value).map(|it| parsed.until = Some(it)),
-            "limit" => parse_limit(&value).map(|it| parsed.limit = it),
-            _ => parse_cursor(&value).map(|it| parsed.cursor = Some(it)),
-        };
-        faults.extend(read.err().map(|message| EventFault::new(name, message)));
-    }
-    refuse_faults(faults)?;
+    read_parameters(query, known, |name, value| match name {
+        "type" => value.parse().map(|it| parsed.event_type = Some(it)).map_err(|error| format!("{error}")),
+        "class" => parse_class(&value).map(|it| parsed.class = Some(it)),
+        "plugin" => value.parse().map(|it| parsed.lane = Some(it)).map_err(|error| format!("{error}")),
+        "since" => parse_time(&value).map(|it| parsed.since = Some(it)),
+        "until" => parse_time(&value).map(|it| parsed.until = Some(it)),
+        "limit" => parse_limit(&value).map(|it| parsed.limit = it),
+        _ => parse_cursor(&value).map(|it| parsed.cursor = Some(it)),
+    })?;
     Ok(parsed)
 }
 
@@ -55,20 +50,15 @@ pub(super) fn parse_ended_query(query: Option<&str>, ending: EndKind) -> Result<
 pub(super) fn parse_audit_query(query: Option<&str>) -> Result<AuditQuery, Problem> {
     const KNOWN: [&str; 7] = ["action", "by", "target", "since", "until", "limit", "cursor"];
     let mut parsed = AuditQuery { limit: DEFAULT_LIMIT, ..AuditQuery::default() };
-    let mut faults = Vec::new();
-    for (name, value) in known_parameters(query, &KNOWN, &mut faults) {
-        let read = match name.as_str() {
-            "action" => parse_filter(value).map(|it| parsed.action = Some(it)),
-            "by" => parse_filter(value).map(|it| parsed.by = Some(it)),
-            "target" => parse_filter(value).map(|it| parsed.target = Some(it)),
-            "since" => parse_time(&value).map(|it| parsed.since = Some(it)),
-            "until" => parse_time(&value).map(|it| parsed.until = Some(it)),
-            "limit" => parse_limit(&value).map(|it| parsed.limit = it),
-            _ => parse_cursor(&value).map(|it| parsed.cursor = Some(it)),
-        };
-        faults.extend(read.err().map(|message| EventFault::new(name, message)));
-    }
-    refuse_faults(faults)?;
+    read_parameters(query, &KNOWN, |name, value| match name {
+        "action" => parse_filter(value).map(|it| parsed.action = Some(it)),
+        "by" => parse_filter(value).map(|it| parsed.by = Some(it)),
+        "target" => parse_filter(value).map(|it| parsed.target = Some(it)),
+        "since" => parse_time(&value).map(|it| parsed.since = Some(it)),
+        "until" => parse_time(&value).map(|it| parsed.until = Some(it)),
+        "limit" => parse_limit(&value).map(|it| parsed.limit = it),
+        _ => parse_cursor(&value).map(|it| parsed.cursor = Some(it)),
+    })?;
     Ok(parsed)
 }
 
@@ -78,22 +68,15 @@ pub(super) fn parse_audit_query(query: Option<&str>) -> Result<AuditQuery, Probl
 /// [`ProblemKind::BadQuery`] for any other parameter or value.
 pub(super) fn parse_removal(query: Option<&str>, flag: Option<&str>) -> Result<(bool, Option<String>), Problem> {
     let known: Vec<&str> = flag.into_iter().chain(["reason"]).collect();
-    let mut faults = Vec::new();
     let (mut is_set, mut reason) = (false, None);
-    for (name, value) in known_parameters(query, &known, &mut faults) {
-        let value = value.trim();
-        if name == "reason" && !value.is_empty() && value.chars().count() <= MAX_REASON_CHARS {
-            reason = Some(value.to_owned());
-        } else if name == "reason" {
-            faults.push(EventFault::new(name, format!("a reason has 1 to {MAX_REASON_CHARS} characters")));
-        } else if value.is_empty() || value == "true" {
-            is_set = true;
-        } else {
-            let message = format!("{value:?} is not a value of this parameter; write ?{name}");
-            faults.push(EventFault::new(name, message));
+    read_parameters(query, &known, |name, value| match (name, value.trim()) {
+        ("reason", text) if !text.is_empty() && text.chars().count() <= MAX_REASON_CHARS => {
+            reason = Some(text.to_owned());
+            Ok(())
         }
-    }
-    refuse_faults(faults)?;
+        ("reason", _) => Err(format!("a reason has 1 to {MAX_REASON_CHARS} characters")),
+        (flag, value) => read_flag(flag, value).map(|()| is_set = true),
+    })?;
     Ok((is_set, reason))
 }
 
@@ -103,10 +86,8 @@ pub(super) fn parse_removal(query: Option<&str>, flag: Option<&str>) -> Result<(
 /// [`ProblemKind::BadQuery`] for any other parameter or value.
 pub(super) fn parse_flag(query: Option<&str>, name: &str) -> Result<bool, Problem> {
     let Some(value) = parse_value(query, name)? else { return Ok(false) };
-    if !value.is_empty() && value != "true" {
-        let message = format!("{value:?} is not a value of this parameter; write ?{name}");
-        refuse_faults(vec![EventFault::new(name.to_owned(), message)])?;
-    }
+    let fault = read_flag(name, &value).err().map(|message| EventFault::new(name.to_owned(), message));
+    refuse_faults(fault.into_iter().collect())?;
     Ok(true)
 }
 
@@ -129,6 +110,26 @@ pub(super) fn refuse_parameters(query: Option<&str>) -> Result<(), Problem> {
     let mut faults = Vec::new();
     known_parameters(query, &[], &mut faults);
     refuse_faults(faults)
+}
+
+/// Hands each known parameter to `read`, and refuses the query with every fault.
+fn read_parameters(
+    query: Option<&str>,
+    known: &[&str],
+    mut read: impl FnMut(&str, String) -> Result<(), String>,
+) -> Result<(), Problem> {
+    let mut faults = Vec::new();
+    for (name, value) in known_parameters(query, known, &mut faults) {
+        faults.extend(read(&name, value).err().map(|message| EventFault::new(name, message)));
+    }
+    refuse_faults(faults)
+}
+
+fn read_flag(name: &str, value: &str) -> Result<(), String> {
+    match value {
+        "" | "true" => Ok(()),
+        _ => Err(format!("{value:?} is not a value of this parameter; write ?{name}")),
+    }
 }
 
 fn parse_time(value: &str) -> Result<Timestamp, String> {

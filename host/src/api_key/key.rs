@@ -89,6 +89,11 @@ impl ApiKey {
         Self { id: token.id(), name, rights, secrets, created_at: now, created_by, revoked_at: None }
     }
 
+    /// Its name and what it allows, for people. Nothing in it is secret.
+    pub fn summary(&self) -> String {
+        format!("{}: {}", self.name, self.rights.scopes)
+    }
+
     /// Whether it may be used at this time.
     pub fn state(&self, now: Timestamp) -> KeyState {
         match (self.revoked_at, self.rights.expires_at) {

@@ -99,8 +99,8 @@ pub fn new_key_token() -> Result<KeyToken, Error> {
 async fn write_new_key(store: &(impl KeyStore + ?Sized), name: String, rights: KeyRights) -> Result<KeyToken, Error> {
     let token = new_key_token()?;
     let key = ApiKey::new(&token, name, rights, clock::now(), MAKER.into());
-    let detail = Some(format!("{}: {}", key.name, key.rights.scopes));
-    let audit = AuditNote { detail, ..AuditNote::new(AuditAction::CreateKey, MAKER, key.id.to_string()) };
+    let audit =
+        AuditNote { detail: Some(key.summary()), ..AuditNote::new(AuditAction::CreateKey, MAKER, key.id.to_string()) };
     let written = store.write_key(KeyWrite { key, replaces: None, deletes: None }, Some(&audit)).await;
     match written.map_err(|error| Error::Failed(anyhow!("the key was not made for certain: {error}")))? {
         KeyWriteOutcome::Done => Ok(token),

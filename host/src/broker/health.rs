@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::lane_bytes::{ATTEMPTS_ROOM_BYTES, shrinking_share};
+use super::lane_bytes::{self, ATTEMPTS_ROOM_BYTES};
 
 use serde::Serialize;
 
@@ -145,9 +145,8 @@ impl QueueDepth {
         let all = [&self.waiting_bytes_by_lane, &self.failed_bytes_by_lane];
         let stored_bytes = all.iter().flat_map(|lanes| lanes.values()).sum::<u64>();
         let room_bytes = self.waiting_by_lane.values().sum::<u64>().saturating_mul(ATTEMPTS_ROOM_BYTES);
-        let lanes = self.waiting_by_lane.len() as u64;
-        let level = |share| shrinking_share(share, stored_bytes.saturating_add(room_bytes), lanes);
-        Some(self.max_lane_bytes?.min(self.lane_share_bytes.map_or(u64::MAX, level)))
+        let (stored_bytes, lanes) = (stored_bytes.saturating_add(room_bytes), self.waiting_by_lane.len() as u64);
+        Some(lane_bytes::lane_level_bytes(self.max_lane_bytes?, self.lane_share_bytes, stored_bytes, lanes))
     }
 
     /// The number of events that have not ended.

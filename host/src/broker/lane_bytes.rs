@@ -19,6 +19,12 @@ pub(crate) fn shrinking_share(share_bytes: u64, stored_bytes: u64, holders: u64)
     left_bytes.min(share_bytes).max(share_bytes / OWN_DIVISOR / holders.max(OWN_DIVISOR))
 }
 
+/// The most bytes that one of `lanes` lanes may hold now, where all of them hold `stored_bytes`. `max_lane_bytes` is what one
+/// may ever hold, and `share_bytes` what one may take of the store; `None` if the size of the store is unknown.
+pub(crate) fn lane_level_bytes(max_lane_bytes: u64, share_bytes: Option<u64>, stored_bytes: u64, lanes: u64) -> u64 {
+    share_bytes.map_or(max_lane_bytes, |share| max_lane_bytes.min(shrinking_share(share, stored_bytes, lanes)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +45,7 @@ mod tests {
         }
         assert_eq!(shrinking_share(100, 0, 0), 100);
         assert!(shrinking_share(u64::MAX, 1 << 40, 3) > 1 << 60, "a store of unknown size");
+        assert_eq!([None, Some(100)].map(|share| lane_level_bytes(80, share, 130, 9)), [80, 70]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub use health::{BrokerStats, Durability, EventCounters, QueueDepth, StoreHealth
 pub use keys::{KeySet, KeyStore, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS, StoredKey};
 pub use lane::{InvalidLane, Lane};
 pub use lane_bytes::ATTEMPTS_ROOM_BYTES;
-pub(crate) use lane_bytes::shrinking_share;
+pub(crate) use lane_bytes::lane_level_bytes;
 pub use lane_limits::LaneLimits;
 pub use options::{BrokerOptions, RetentionLimits, StoreKind, TlsFiles};
 pub use pause_board::PauseBoard;

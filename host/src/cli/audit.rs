@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use eventstream::printable::Printable;
 use serde_json::{Value, json};
 
-use super::client::{ClientError, CommandReport, ServerTarget, encode_query};
+use super::client::{ClientError, CommandReport, ServerTarget, path_with_query};
 use super::output::{CommandResult, ExitReason};
 
 pub(super) const EXAMPLES: &str = "\
@@ -73,15 +73,15 @@ fn read(args: &AuditArgs) -> Result<Value, ClientError> {
     loop {
         let limit = (wanted - entries.len()).min(PAGE_ENTRIES).to_string();
         let [action, by, target, since] = [&args.action, &args.by, &args.target, &args.since].map(Option::as_deref);
-        let query = encode_query(&[
+        let parameters = [
             ("action", action),
             ("by", by),
             ("target", target),
             ("since", since),
             ("limit", Some(&limit)),
             ("cursor", cursor.as_deref()),
-        ]);
-        let mut page = args.server.get(&format!("/audit?{query}"))?.require_success()?.parse_json()?;
+        ];
+        let mut page = args.server.get(&path_with_query("/audit", &parameters))?.require_success()?.parse_json()?;
         let Value::Array(found) = page["entries"].take() else {
             return Err(ClientError::new(
                 ExitReason::Failed,

@@ -202,6 +202,14 @@ pub(super) fn encode_query(parameters: &[(&str, Option<&str>)]) -> String {
     given.collect::<Vec<_>>().join("&")
 }
 
+/// A path with the parameters that have a value.
+pub(super) fn path_with_query(path: &str, parameters: &[(&str, Option<&str>)]) -> String {
+    match encode_query(parameters) {
+        query if query.is_empty() => path.to_owned(),
+        query => format!("{path}?{query}"),
+    }
+}
+
 /// Adds the key of the environment to a request, if there is one. Other users of the machine cannot see it there.
 fn with_key<B>(request: RequestBuilder<B>) -> Result<RequestBuilder<B>, ClientError> {
     Ok(match read_key()? {

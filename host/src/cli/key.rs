@@ -14,7 +14,7 @@ use eventstream::event::TypePattern;
 use eventstream::printable::Printable;
 use serde_json::{Value, json};
 
-use super::client::{ClientError, ServerAnswer, ServerTarget, encode_query};
+use super::client::{ClientError, ServerAnswer, ServerTarget, path_with_query};
 use super::output::{
     CommandResult, ExitReason, OutputResult, print_json, print_line, print_lines, print_note, print_note_lines,
 };
@@ -270,8 +270,7 @@ fn print_new(answer: &ServerAnswer, as_json: bool, verb: &str) -> Result<(), Cli
 }
 
 fn revoke(args: &RevokeKeyArgs) -> Result<(), ClientError> {
-    let query = encode_query(&[("reason", args.reason.as_deref())]);
-    let path = format!("/keys/{}{}{query}", args.id, if query.is_empty() { "" } else { "?" });
+    let path = path_with_query(&format!("/keys/{}", args.id), &[("reason", args.reason.as_deref())]);
     let answer = args.server.delete(&path)?.require_success()?;
     let document = answer.parse_json()?;
     let printed = match args.json {

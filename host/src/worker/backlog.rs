@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::broker::{ATTEMPTS_ROOM_BYTES, Lane, LaneLimits, QueueDepth, SettleRequest, shrinking_share};
+use crate::broker::{ATTEMPTS_ROOM_BYTES, Lane, LaneLimits, QueueDepth, SettleRequest, lane_level_bytes};
 use crate::event::{AttemptDetail, Event, Settlement};
 
 /// Handlers may publish until `max_waiting`, at which clients are refused, is exceeded by this factor.
@@ -298,10 +298,10 @@ impl KnownBacklog {
 
     /// The most bytes that one lane may hold now if only one part in `divisor` of all room may be used.
     fn limit_bytes(&self, divisor: u64) -> Option<u64> {
-        let max_lane_bytes = self.max_lane_bytes? / divisor;
-        let Some(share_bytes) = self.lane_share_bytes else { return Some(max_lane_bytes) };
         let stored_bytes = self.lanes.values().fold(0_u64, |sum, lane| sum.saturating_add(lane.stored_bytes()));
-        Some(max_lane_bytes.min(shrinking_share(share_bytes / divisor, stored_bytes, self.lanes.len() as u64)))
+        let share_bytes = self.lane_share_bytes.map(|share| share / divisor);
+        let max_lane_bytes = self.max_lane_bytes? / divisor;
+        Some(lane_level_bytes(max_lane_bytes, share_bytes, stored_bytes, self.lanes.len() as u64))
     }
 
     fn count_obstacle(&self, own: &Lane, lane: &Lane) -> Option<String> {

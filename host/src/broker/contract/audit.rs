@@ -1,5 +1,6 @@
 //! The audit: a change and its entry are one step, entries are kept, listed and filtered, and their number is bounded.
 
+use super::transfer::snapshot;
 use super::*;
 use crate::api_key::{ApiKey, KeyId, KeyRights, KeyToken};
 use crate::broker::{
@@ -181,12 +182,7 @@ pub async fn the_audit_stays_behind_when_events_move(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     broker.append(appends("a", 1)).await.expect("accepted");
     broker.write_audit(&note(AuditAction::CreateKey, "a")).await.expect("noted");
-    let mut snapshot = broker.snapshot().await.expect("the snapshot begins");
-    let mut items = Vec::new();
-    while let Some(part) = snapshot.next().await.expect("the snapshot is read") {
-        assert!(part.unreadable.is_empty(), "{part:?}");
-        items.extend(part.items);
-    }
+    let items = snapshot(&*broker).await;
     assert!(matches!(items[..], [crate::broker::SnapshotItem::Waiting(_)]), "{items:?}");
     broker.restore(items).await.expect("what is known is skipped");
     assert_eq!(notes(&*broker).await.len(), 1);

@@ -1,5 +1,6 @@
 //! API keys: what a host wrote, every later one reads, and of two changes at once one is told of the other.
 
+use super::transfer::snapshot;
 use super::*;
 use crate::api_key::{ApiKey, KeyId, KeyRights, KeyToken};
 use crate::broker::{KeySet, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS, StoredKey};
@@ -124,12 +125,7 @@ pub async fn keys_stay_behind_when_events_move(rig: &dyn BrokerRig) {
     write(&*broker, new_key(1), None).await;
     broker.append(appends("a", 1)).await.expect("the event is accepted");
     let before = read(&*broker).await;
-    let mut snapshot = broker.snapshot().await.expect("the snapshot begins");
-    let mut items = Vec::new();
-    while let Some(part) = snapshot.next().await.expect("the snapshot is read") {
-        assert!(part.unreadable.is_empty(), "{part:?}");
-        items.extend(part.items);
-    }
+    let items = snapshot(&*broker).await;
     assert!(matches!(items[..], [crate::broker::SnapshotItem::Waiting(_)]), "{items:?}");
     broker.restore(items).await.expect("what is known is skipped");
     assert_eq!(read(&*broker).await, before);

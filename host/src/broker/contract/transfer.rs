@@ -53,7 +53,7 @@ async fn fill(broker: &dyn Broker) -> FilledStore {
 }
 
 /// All items of a snapshot, in their order.
-async fn snapshot(broker: &dyn Broker) -> Vec<SnapshotItem> {
+pub(super) async fn snapshot(broker: &dyn Broker) -> Vec<SnapshotItem> {
     let mut snapshot = broker.snapshot().await.expect("a snapshot begins");
     let mut items = Vec::new();
     while let Some(part) = snapshot.next().await.expect("a part is read") {

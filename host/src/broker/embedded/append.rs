@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 
 use crate::broker::key_share::find_lane_beyond_share;
-use crate::broker::lane_bytes::ATTEMPTS_ROOM_BYTES;
+use crate::broker::lane_bytes::{ATTEMPTS_ROOM_BYTES, lane_level_bytes};
 use crate::broker::{AcceptedEvent, AppendRequest, Error, Lane};
 use crate::event::{DeliveryStart, EventId, FailureClass, Idempotency};
 
@@ -101,12 +101,16 @@ pub(super) fn append(
         if let Err(full) = limits.check(&wanted, waiting_of, totals.waiting(), counted) {
             return Ok(Err(full));
         }
+        let stored_in_all = totals.stored_bytes();
         for lane in wanted.keys() {
             let of_lane = events.iter().zip(&known).filter(|(event, known)| known.is_none() && event.lane == **lane);
             let more: u64 = of_lane.map(|(event, _)| event.row_bytes() + ATTEMPTS_ROOM_BYTES).sum();
-            let (waiting_bytes, failed_bytes) = totals.lane_named(lane).map_or((0, 0), LaneTotal::stored_bytes);
+            let known = totals.lane_named(lane);
+            let (waiting_bytes, failed_bytes) = known.map_or((0, 0), LaneTotal::stored_bytes);
             let stored_bytes = waiting_bytes.saturating_add(failed_bytes);
-            let limit_bytes = totals.lane_level_bytes(step.options.max_waiting_bytes, step.share_bytes, lane);
+            let lanes = totals.lanes.len() as u64 + u64::from(known.is_none());
+            let max_lane_bytes = step.options.max_waiting_bytes;
+            let limit_bytes = lane_level_bytes(max_lane_bytes, step.share_bytes, stored_in_all, lanes);
             if stored_bytes > 0 && stored_bytes.saturating_add(more) > limit_bytes {
                 let lane = (*lane).clone();
                 return Ok(Err(Error::LaneHeavy { lane, waiting_bytes, failed_bytes, limit_bytes }));

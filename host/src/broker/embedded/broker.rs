@@ -103,6 +103,7 @@ impl EmbeddedBroker {
         audit: Option<&AuditNote>,
         change: impl Fn(EventRecord) -> EventRecord + Send + Sync,
     ) -> Result<FailedEventChange, Error> {
+        let audit = audit.map(AuditNote::encode).transpose()?;
         loop {
             let Some(stored) = self.readers.read(move |db| history::find_event(db, id)).await? else {
                 return Ok(FailedEventChange::Unknown);
@@ -114,8 +115,7 @@ impl EmbeddedBroker {
             let story = StoryColumns::encode(&change(found.record));
             let kind = JobKind::writes(CommitMode::Synced, story.as_ref().map_or(0, StoryColumns::size_bytes));
             let kind = if target == FailedTarget::Discarded { kind.relieving() } else { kind };
-            let audit = audit.map(AuditNote::encode).transpose()?;
-            let failed = FailedMove { id, place: stored.place, story, target: target.clone(), audit };
+            let failed = FailedMove { id, place: stored.place, story, target: target.clone(), audit: audit.clone() };
             // If another call moved the event since it was read, look again.
             if self.writer.run(kind, move |step| settle::move_failed(step, &failed)).await? {
                 return Ok(FailedEventChange::Done);

@@ -5,7 +5,7 @@
 
 use rusqlite::Connection;
 
-use crate::broker::lane_bytes::{ATTEMPTS_ROOM_BYTES, shrinking_share};
+use crate::broker::lane_bytes::ATTEMPTS_ROOM_BYTES;
 use crate::broker::{BrokerStats, EventCounters, Lane, LaneLimits, QueueDepth};
 use crate::event::FailureClass;
 
@@ -89,15 +89,10 @@ pub(super) struct StoreByteLimits {
 }
 
 impl StoreTotals {
-    /// The most bytes that a lane may hold now, given what all hold.
-    pub(super) fn lane_level_bytes(&self, max_lane_bytes: u64, share_bytes: Option<u64>, lane: &Lane) -> u64 {
-        let Some(share_bytes) = share_bytes else { return max_lane_bytes };
-        let is_new = self.lane_number(lane).is_none();
-        let held = self.lanes.iter().map(LaneTotal::stored_bytes);
-        let stored_bytes =
-            held.fold(0_u64, |sum, (waiting, failed)| sum.saturating_add(waiting).saturating_add(failed));
-        let lanes = self.lanes.len() as u64 + u64::from(is_new);
-        max_lane_bytes.min(shrinking_share(share_bytes, stored_bytes, lanes))
+    /// The bytes that all lanes hold together, see [`LaneTotal::stored_bytes`].
+    pub(super) fn stored_bytes(&self) -> u64 {
+        let of_each = self.lanes.iter().map(LaneTotal::stored_bytes);
+        of_each.fold(0_u64, |sum, (waiting, failed)| sum.saturating_add(waiting).saturating_add(failed))
     }
 
     /// Reads the totals of the last commit.

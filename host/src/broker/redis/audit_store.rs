@@ -5,6 +5,7 @@ use redis::Value;
 
 use super::RedisBroker;
 use super::connection::{CallFailure, reply};
+use super::entry::parse_name;
 use crate::broker::audit::MAX_EXAMINED_ENTRIES;
 use crate::broker::{AuditEntry, AuditNote, AuditPage, AuditQuery, AuditStore, Error};
 
@@ -80,9 +81,7 @@ fn read_row(row: Value) -> Result<(String, Option<AuditEntry>), CallFailure> {
 /// # Errors
 /// [`Error::BadCursor`] if the text is not the name of an entry.
 fn range_before(name: &str) -> Result<String, Error> {
-    let number = |part: &str| part.parse::<u64>().map_err(|_| Error::BadCursor);
-    let (ms, sequence) = name.split_once('-').ok_or(Error::BadCursor)?;
-    let before = (number(ms)?, number(sequence)?);
+    let before = parse_name(name)?;
     // Redis refuses a range that excludes the lowest name, and no entry has it.
     Ok(if before == (0, 0) { "0-0".into() } else { format!("({}-{}", before.0, before.1) })
 }

@@ -15,7 +15,7 @@ use super::connection::{CallFailure, reply};
 use super::hand_overs::HandOvers;
 use super::settle::DeliverySettler;
 use crate::broker::bad_entry::BadEntry;
-use crate::broker::{Delivery, Lane, Receipt, SettleRequest};
+use crate::broker::{Delivery, Error, Lane, Receipt, SettleRequest};
 use crate::clock;
 use crate::event::{EventId, EventRecord, FailureClass, Settlement, Timestamp};
 
@@ -53,6 +53,16 @@ impl RawEntry {
         let added = added_ms.map(Timestamp::from_unix_ms);
         BadEntry { id, lane: &self.lane, entry: &self.entry, added, fields: &self.fields, why }
     }
+}
+
+/// The two numbers of the name of an entry.
+///
+/// # Errors
+/// [`Error::BadCursor`] if the text is no such name.
+pub(super) fn parse_name(name: &str) -> Result<(u64, u64), Error> {
+    let number = |part: &str| part.parse().map_err(|_| Error::BadCursor);
+    let (ms, sequence) = name.split_once('-').ok_or(Error::BadCursor)?;
+    Ok((number(ms)?, number(sequence)?))
 }
 
 /// Reads the fields of an entry.

@@ -19,7 +19,7 @@ use super::client::StoreClient;
 use super::codec;
 use super::codec::ending::failed_ending;
 use super::connection::reply;
-use super::entry::{read_fields, read_head, read_record};
+use super::entry::{parse_name, read_fields, read_head, read_record};
 use super::lanes::LaneDirectory;
 use super::scripts::ScriptCall;
 use crate::broker::list_limiter::ListLimiter;
@@ -281,11 +281,9 @@ impl EventHistory {
 /// # Errors
 /// [`Error::BadCursor`] if the cursor is not the name of an entry.
 fn first_entry(query: &EndedQuery) -> Result<Option<String>, Error> {
-    let number = |part: &str| part.parse::<u64>().map_err(|_| Error::BadCursor);
     match (&query.cursor, query.until) {
         (Some(cursor), _) => {
-            let (ms, sequence) = cursor.split_once('-').ok_or(Error::BadCursor)?;
-            let before = (number(ms)?, number(sequence)?);
+            let before = parse_name(cursor)?;
             // Redis refuses a range that excludes the lowest name.
             Ok((before > (0, 0)).then(|| format!("({}-{}", before.0, before.1)))
         }

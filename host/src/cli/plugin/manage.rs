@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use eventstream::printable::Printable;
 use serde_json::{Value, json};
 
-use crate::cli::client::{ClientError, CommandReport, ServerAnswer, ServerTarget, encode_query};
+use crate::cli::client::{ClientError, CommandReport, ServerAnswer, ServerTarget, path_with_query};
 use crate::cli::failed;
 use crate::cli::inspect::parse_plugin_name;
 use crate::cli::output::ExitReason;
@@ -188,8 +188,8 @@ fn describe_approval(name: &str, build: &str, waiting: &Value, status: &Value) -
 /// Removes a plugin.
 pub(crate) fn remove(args: &RemoveArgs) -> Result<CommandReport, ClientError> {
     let PluginTarget { name, reason, server, json } = &args.plugin;
-    let query = encode_query(&[("state", args.state.then_some("true")), ("reason", reason.as_deref())]);
-    let path = format!("/plugins/{name}{}{query}", if query.is_empty() { "" } else { "?" });
+    let parameters = [("state", args.state.then_some("true")), ("reason", reason.as_deref())];
+    let path = path_with_query(&format!("/plugins/{name}"), &parameters);
     let answer: ServerAnswer = server.delete(&path)?.require_success()?;
     let removal = answer.parse_json()?;
     if *json {
