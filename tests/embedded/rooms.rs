@@ -132,9 +132,9 @@ fn on_a_small_disk_that_an_export_filled_events_are_accepted_again_when_it_is_ov
     small_disk::run_on_small_disk("rooms::work_on_a_small_disk_that_is_read", "accepts again");
 }
 
-/// Leaves a third of the disk, since all plugins together may take only a part of it.
+/// Leaves a quarter of the disk, since all plugins together may take only a part of it.
 fn let_others_fill(dir: &std::path::Path) {
-    std::fs::write(dir.join("others"), vec![7; 28 << 20]).unwrap();
+    std::fs::write(dir.join("others"), vec![7; 32 << 20]).unwrap();
 }
 
 /// Many plugins, since each may take only a share of the disk.
